@@ -1,0 +1,81 @@
+# Sets Scanmill up, shows it, tests it. `make help` lists the targets.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+# What the environment was made with is remembered: after `make env TORCH=cpu`, `make demo` does
+# not fetch another torch. What the command line says comes first.
+-include .venv/choices.mk
+PYTHON ?= python3
+DETECTRON2 ?= pypi
+# A compiled Detectron2 works with the torch it was compiled for, and with no other.
+TORCH ?= $(if $(filter installed,$(DETECTRON2)),installed,pypi)
+
+# Holds the choices in its name: other choices, another stamp.
+STAMP = .venv/made-$(TORCH)-$(DETECTRON2)-$(subst /,_,$(PYTHON))
+# `broken` where the environment's Python is gone, or belongs to a folder that was moved.
+STATE = $(shell .venv/bin/python -c "import os, scanmill as s; \
+	os.path.samefile(s.__path__[0], 'scripts/scanmill') or exit(1)" 2>/dev/null || echo broken)
+# The doctor must speak also where there is no environment.
+DOCTOR_PYTHON = $(shell .venv/bin/python -c "" 2>/dev/null && echo .venv/bin/python || echo $(PYTHON))
+IN_ENV = . .venv/bin/activate &&
+
+.PHONY: help env demo test lint format doctor test-bare-machine clean check-python broken
+
+help:  ## list the targets
+	@echo "make TARGET [PYTHON=python3.12] [TORCH=pypi|cpu|cu126] [DETECTRON2=pypi|installed]"
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
+		| awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
+	@echo
+	@echo "The environment has PYTHON=$(PYTHON) TORCH=$(TORCH) DETECTRON2=$(DETECTRON2)."
+	@echo "TORCH=cu126 is for drivers older than 580, TORCH=cpu saves 5 GB where there is no GPU,"
+	@echo "DETECTRON2=installed keeps the one (and the torch) that PYTHON or .venv has."
+
+env: $(STAMP)  ## make or update the environment in .venv; install Poppler if that needs no password
+
+$(STAMP): envs/requirements.txt envs/development.txt envs/torch.txt envs/detectron2.txt \
+		pyproject.toml $(STATE)
+	@$(MAKE) check-python
+	@$(PYTHON) scripts/make_environment.py \
+		--torch $(TORCH) --detectron2 $(DETECTRON2) --python $(PYTHON)
+	@touch $@
+
+check-python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed. Scanmill needs \
+	Python 3.11 or later (on Debian: apt-get install python3 python3-venv)." >&2; exit 1; }
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { \
+	echo "$(PYTHON) is `$(PYTHON) -V 2>&1`; Scanmill needs 3.11 or later. If another Python is \
+	installed, name it: make PYTHON=python3.12" >&2; exit 1; }
+
+demo: env demo/archive  ## run the workflow on an archive made for it; show what came out
+	$(IN_ENV) snakemake --cores all --directory demo/run --config archive=../archive 'crops={store: files}'
+	$(IN_ENV) python scripts/show_results.py --directory demo/run
+
+demo/archive: | env
+	$(IN_ENV) python scripts/make_demo_archive.py --output demo
+
+test: env  ## run the tests
+	$(IN_ENV) pytest
+
+lint: env  ## check style: ruff, snakefmt, snakemake --lint
+	$(IN_ENV) ruff check
+	$(IN_ENV) ruff format --check
+	$(IN_ENV) snakefmt --check Snakefile rules
+	$(IN_ENV) snakemake --lint
+
+format: env  ## bring the code into shape
+	$(IN_ENV) ruff check --fix
+	$(IN_ENV) ruff format
+	$(IN_ENV) snakefmt Snakefile rules
+
+doctor: check-python  ## say what this machine has, what is wrong, and the remedy
+	@$(DOCTOR_PYTHON) scripts/doctor.py
+
+test-bare-machine:  ## as root: both commands of the README in a bare Debian (30 minutes, 20 GB)
+	tests/bare_machine.sh
+
+clean:  ## remove the demo and all caches (the environment: rm -r .venv)
+	rm -rf demo .pytest_cache .ruff_cache .snakemake build scripts/scanmill.egg-info
+	find scripts tests -name __pycache__ -prune -exec rm -r {} +

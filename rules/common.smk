@@ -1,0 +1,107 @@
+# Helper functions of the rules; no rule. The library does the work: scripts/scanmill/.
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
+
+from scanmill import archive, processors, regions, registry, settings, store
+from scanmill.errors import UserError
+
+
+def user_errors(function):
+    """Have a UserError shown as Snakemake shows its own errors: the message, no traceback."""
+
+    def wrapped(*args):
+        try:
+            return function(*args)
+        except UserError as error:
+            raise WorkflowError(str(error))
+
+    return wrapped
+
+
+@user_errors
+def resolve_config():
+    """The settings in use: defaults, the working directory's config.yaml, --configfile, --config."""
+    return settings.load_settings(
+        Path(workflow.basedir, "config/config.yaml"),
+        Path(workflow.basedir, "config/config.schema.yaml"),
+        Path.cwd(),
+        workflow.config_settings.config,
+        [Path(path) for path in workflow.config_settings.configfiles],
+    )
+
+
+resolved = resolve_config()
+config.clear()
+config.update(resolved)
+
+
+def output_settings(stage):
+    """The settings that decide what a stage makes."""
+    return settings.output_settings(config, stage)
+
+
+def code_digest(stage):
+    """A digest of the library's code that decides what a stage makes."""
+    return store.code_digest(stage)
+
+
+@lru_cache
+@user_errors
+def listing_digest():
+    path = settings.archive_path(config, Path.cwd())
+    return archive.listing_digest(archive.list_archive(path, config["archive"]))
+
+
+def archive_digest(wildcards):
+    """What the plan depends on; looked up once, in the main process alone."""
+    return listing_digest() if workflow.is_main_process else ""
+
+
+def model_folder():
+    """Where the model in the setting `model` comes from."""
+    return registry.find_model(config["model"], [Path("models"), Path(workflow.basedir, "models")])
+
+
+@lru_cache
+@user_errors
+def model_digest():
+    """A digest of the model's card, which names the digests of its files."""
+    folder = model_folder()
+    card = registry.read_card(folder)
+    regions.check_settings(config["regions"], config["detection"]["score_floor"], card["classes"])
+    regions.check_class_names("crops.classes", config["crops"]["classes"] or [], card["classes"])
+    return store.file_digest(folder / registry.CARD)
+
+
+def gpus_per_job():
+    """1 where the detector will look for a GPU, 0 where it runs on the CPU."""
+    device = config["detection"]["device"]
+    return int(device == "cuda" or (device == "auto" and processors.nvidia_driver() is not None))
+
+
+def shard_manifest(wildcards):
+    """The manifest of a shard, once there is a plan."""
+    return f"{checkpoints.plan_shards.get().output.manifests}/{wildcards.shard}.tsv"
+
+
+def expand_shards(pattern):
+    """An input function: `pattern` for every shard of the plan."""
+
+    def files(wildcards):
+        manifests = Path(checkpoints.plan_shards.get().output.manifests)
+        return [pattern.format(shard=path.stem) for path in sorted(manifests.glob("*.tsv"))]
+
+    return files
+
+
+@user_errors
+def start_run():
+    """Lock the working directory until this process ends, and note the settings in use."""
+    global run_lock
+    run_lock = store.lock_directory(Path.cwd())
+    settings.dump_settings(config, Path("results/settings.yaml"))

@@ -1,0 +1,57 @@
+"""Rule detect_layout: detect on the pages of a shard's documents, as far as they are stale."""
+
+import json
+from pathlib import Path
+
+from scanmill.preprocessing import pages_of
+from scanmill.progress import Progress, job, logger
+from scanmill.registry import model_digest, read_card
+from scanmill.store import StageStore, stage_lock, write_dataset
+from scanmill.tables import by_document, read_table
+
+
+def main(snakemake) -> None:  # noqa: ANN001
+    settings, shard = snakemake.config, snakemake.wildcards.shard
+    with job(snakemake.log[0]), stage_lock(Path.cwd(), "detections", shard, logger.info):
+        store = StageStore(
+            Path("results"),
+            "detections",
+            snakemake.params.settings,
+            snakemake.params.code,
+            settings["reuse"]["code"] == "accept",
+        )
+        model = Path(snakemake.input.model).parent
+        card = read_card(model)
+        digest = model_digest(card)
+        pages = {
+            document: pages_of(images)
+            for document, images in by_document(read_table(Path(snakemake.input.images))).items()
+        }
+        total = sum(len(each) for each in pages.values())
+        progress = Progress("detect_layout", len(pages), total, total)
+        stale = []
+        for document, mine in pages.items():
+            inputs = [digest, [[page.page, page.sha256, page.width, page.height] for page in mine]]
+            wanted = store.fingerprint(inputs)
+            if store.state(document, wanted) == "stale":
+                stale.append((document, mine, wanted))
+            else:
+                progress.document(document, "reused", len(mine), len(mine))
+        if stale:
+            from scanmill.detector import Detector, Work, detect_documents  # torch takes seconds.
+
+            detection = settings["detection"]
+            detector = Detector(model, snakemake.params.settings, detection["device"])
+            work = [Work(*each) for each in stale]
+            size, threads = detection["batch_size"], snakemake.threads
+            detect_documents(detector, work, store, size, threads, progress)
+        about = {"name": card["name"], "digest": digest, "classes": card["classes"]}
+        metadata = {"model": json.dumps(about, sort_keys=True)}
+        for table, output in zip(("detections", "detected_pages"), snakemake.output, strict=True):
+            pieces = (store.read(document, table) for document in pages)
+            write_dataset(table, pieces, Path(output), metadata)
+        progress.finish()
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

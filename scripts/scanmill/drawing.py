@@ -1,0 +1,99 @@
+"""Pictures of pages with their regions."""
+
+import zlib
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+# The palette of Okabe & Ito, "Color universal design" (2008), told apart with every kind of colour
+# vision, as RGB; without its black and yellow, which are lost among ink and on paper.
+PALETTE = {
+    "blue": (0, 114, 178),
+    "vermillion": (213, 94, 0),
+    "bluish green": (0, 158, 115),
+    "orange": (230, 159, 0),
+    "reddish purple": (204, 121, 167),
+    "sky blue": (86, 180, 233),
+}
+# Classes that tend to share a page have different colours; those of other classes may meet.
+COLORS = {
+    "text": "blue",
+    "title": "vermillion",
+    "list": "bluish green",
+    "table": "orange",
+    "figure": "reddish purple",
+}
+
+# Shares of the drawn image's longer side: at 1600 px lines of 3 px, letters 14 px high.
+LINE_WIDTH = 0.002
+LETTER_HEIGHT = 0.009
+
+
+def class_color(name: str) -> tuple[int, int, int]:
+    """Return the BGR colour of a class: by its name alone, the same in every run and model."""
+    known = COLORS.get(name.lower())
+    color = (
+        PALETTE[known] if known else [*PALETTE.values()][zlib.crc32(name.encode()) % len(PALETTE)]
+    )
+    return color[::-1]
+
+
+def draw_regions(
+    image: np.ndarray, regions: pa.Table, *, max_side: int | None = 1600
+) -> np.ndarray:
+    """Return a picture of a page with its regions, uint8 BGR [h, w, 3]; `image` stays as it is.
+
+    Each region gets its box, the outline of its mask where it has one, and a label: its place in
+    the reading order, class and score. `image` is uint8, grey [H, W] or BGR [H, W, 3]; `regions` is
+    a table of the schema `regions` in pixels of that image. A page whose longer side exceeds
+    `max_side` pixels is reduced to it first (None: never).
+    """
+    height, width = image.shape[:2]
+    scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    canvas = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image.copy()
+    # Pixel corners lie on whole coordinates: a reduced page is stretched a little by rounding.
+    zoom = np.array([canvas.shape[1] / width, canvas.shape[0] / height])
+    line = max(1, round(LINE_WIDTH * max(canvas.shape)))
+
+    rows = regions.to_pylist()
+    for row in rows:
+        color = class_color(row["class_name"])
+        corners = [(row["x_min"], row["y_min"]), (row["x_max"], row["y_max"])]
+        upper, lower = _points(corners, zoom)
+        cv2.rectangle(canvas, upper, lower, color, line, cv2.LINE_AA)
+        if row["polygon"]:
+            outline = _points(np.reshape(row["polygon"], (-1, 2)), zoom)
+            cv2.polylines(canvas, [outline], True, color, max(1, line // 2), cv2.LINE_AA)
+    for row in rows:  # last, so that no line crosses a label
+        text = f"{row['region']} {row['class_name']} {row['score']:.2f}"
+        corner = _points([(row["x_min"], row["y_min"])], zoom)[0]
+        _draw_label(canvas, text, corner, class_color(row["class_name"]))
+    return canvas
+
+
+def _points(points: np.ndarray | list, zoom: np.ndarray) -> np.ndarray:
+    """Scale points [N, 2] of the page to int32 pixels of the picture."""
+    return np.rint(np.asarray(points) * zoom).astype(np.int32)
+
+
+def _draw_label(
+    canvas: np.ndarray, text: str, corner: np.ndarray, color: tuple[int, int, int]
+) -> None:
+    """Write `text` on a patch of `color` above `corner` (x, y), moved into the picture."""
+    height, width = canvas.shape[:2]
+    font, letters = cv2.FONT_HERSHEY_SIMPLEX, max(7, round(LETTER_HEIGHT * max(height, width)))
+    size = cv2.getFontScaleFromHeight(font, letters)
+    (text_width, text_height), below = cv2.getTextSize(text, font, size, 1)
+    pad = max(1, letters // 4)
+    x = max(0, min(int(corner[0]), width - text_width - 2 * pad))
+    y = max(0, int(corner[1]) - text_height - below - 2 * pad)
+    end = (x + text_width + 2 * pad, y + text_height + below + 2 * pad)
+    cv2.rectangle(canvas, (x, y), end, color, cv2.FILLED)
+    # Black on light colours, white on dark ones, by luma (ITU-R BT.601, here in BGR).
+    ink = (0, 0, 0) if np.dot(color, (0.114, 0.587, 0.299)) > 128 else (255, 255, 255)
+    origin = (x + pad, y + pad + text_height)
+    cv2.putText(canvas, text, origin, font, size, ink, 1, cv2.LINE_AA)

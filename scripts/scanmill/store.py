@@ -1,0 +1,427 @@
+"""The store: one folder per document, one record per stage, reused while its fingerprint holds.
+
+A stage owns, in a document's folder, a record `<stage>.parquet` (its rows of this document), further
+tables of the same rows' kind, and at most one subfolder of files. The record is written last, so a
+stage is done for a document exactly if its record can be read and every file it names is there in its
+size. Whatever else lies there is what an interrupted job left, and is made again.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import scanmill
+from scanmill.archive import store_path
+from scanmill.errors import UserError
+from scanmill.tables import (
+    SCHEMAS,
+    TableWriter,
+    digest_json,
+    read_metadata,
+    read_table,
+    write_table,
+)
+
+STORE = "store"
+ROWS_PER_GROUP = 1 << 16
+
+
+class Stage(NamedTuple):
+    """What a stage writes for a document, and the modules of the library that decide it."""
+
+    tables: tuple[str, ...]
+    """Names of its schemas; the first is the record's."""
+    folder: str | None
+    modules: tuple[str, ...]
+
+
+STAGES: dict[str, Stage] = {
+    "images": Stage(("images",), "images", ("rendering",)),
+    "detections": Stage(("detections", "detected_pages"), None, ("detector", "preprocessing")),
+    "regions": Stage(("regions", "pages"), "regions", ("pages", "regions")),
+    "crops": Stage(("crop_images",), "crops", ("crops",)),
+}
+
+#: Which limits, raised, give a page that failed for this reason another chance.
+LIMITS_OF_REASON = {
+    "too_large": ("max_pixels",),
+    "timeout": ("cpu_seconds", "wall_seconds"),
+    "memory": ("memory_mb",),
+}
+
+
+def record_name(stage: str) -> str:
+    """File name of a stage's record."""
+    return f"{stage}.parquet"
+
+
+def table_file(stage: str, table: str) -> str:
+    """File name, in a document's folder, of one of a stage's tables."""
+    return record_name(stage) if table == STAGES[stage].tables[0] else f"{table}.parquet"
+
+
+def document_folder(results: Path, document: str) -> Path:
+    """Where a document's records and files lie."""
+    return results / STORE / store_path(document)
+
+
+# Fingerprints -------------------------------------------------------------------------------------
+
+
+class Fingerprint(NamedTuple):
+    """What a stage's result for one document was made from, as two digests."""
+
+    full: str
+    """Settings, inputs and code."""
+    data: str
+    """Settings and inputs alone: what `reuse.code: accept` compares."""
+
+
+def fingerprint(settings: Mapping[str, Any], inputs: object, code: str) -> Fingerprint:
+    """Digest a stage's output settings, the content digests of its inputs, and its code."""
+    data = digest_json({"settings": dict(settings), "inputs": inputs})
+    return Fingerprint(digest_json([data, code]), data)
+
+
+def code_digest(stage: str, package: Path | None = None) -> str:
+    """16 hex digits over the syntax trees of the modules that decide a stage's output.
+
+    Comments, docstrings and positions do not enter, and the digest is the same under every supported
+    release of Python.
+    """
+    package = package or Path(__file__).parent
+    digest = hashlib.sha256()
+    for module in sorted(STAGES[stage].modules):
+        source = (package / f"{module}.py").read_text(encoding="utf-8")
+        digest.update(f"{module}:{syntax_digest(source)};".encode())
+    return digest.hexdigest()[:16]
+
+
+def syntax_digest(source: str) -> str:
+    """A sha256 over the syntax tree of Python source, without comments, docstrings, positions."""
+    digest = hashlib.sha256()
+    _walk(ast.parse(source), digest.update)
+    return digest.hexdigest()
+
+
+def _walk(node: object, update: Callable[[bytes], object]) -> None:
+    """Feed a canonical text of `node`; empty fields are left out, as releases add new ones."""
+    if isinstance(node, ast.AST):
+        update(f"({type(node).__name__}".encode())
+        for name in sorted(node._fields):
+            if name in ("type_comment", "kind", "ctx"):
+                continue
+            value = getattr(node, name, None)
+            if name == "body" and _has_docstring(node):
+                value = value[1:]
+            if value is None and not (isinstance(node, ast.Constant) and name == "value"):
+                continue
+            if value != []:
+                update(f" {name}=".encode())
+                _walk(value, update)
+        update(b")")
+    elif isinstance(node, list):
+        for item in node:
+            _walk(item, update)
+            update(b",")
+    else:
+        update(f"{type(node).__name__}:{node!r}".encode())
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None
+
+
+# Records ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class StageStore:
+    """The store as one job of one stage sees it."""
+
+    results: Path
+    stage: str
+    settings: Mapping[str, Any]
+    code: str
+    accept_code: bool = False
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    def fingerprint(self, inputs: object) -> Fingerprint:
+        """The fingerprint that a result made now, from `inputs`, would have."""
+        return fingerprint(self.settings, inputs, self.code)
+
+    def folder(self, document: str) -> Path:
+        """The document's folder."""
+        return document_folder(self.results, document)
+
+    def state(self, document: str, wanted: Fingerprint) -> str:
+        """`done`, `retry` (only pages that failed under lower limits are owed), or `stale`."""
+        metadata = read_record_metadata(self.results, document, self.stage)
+        if metadata is None:
+            return "stale"
+        same = metadata.get("fingerprint") == wanted.full
+        if not same and not (self.accept_code and metadata.get("data") == wanted.data):
+            return "stale"
+        limits = json.loads(metadata.get("limits", "{}"))
+        if any(self.limits.get(name, 0) > limit for name, limit in limits.items()):
+            return "retry"
+        return "done"
+
+    @contextlib.contextmanager
+    def replace(self, document: str, wanted: Fingerprint) -> Iterator[Draft]:
+        """Make a document's result of this stage anew: fill the draft, then `commit` it.
+
+        The old result stays until then. Raises if the block ends without a commit.
+        """
+        folder = self.folder(document)
+        folder.mkdir(parents=True, exist_ok=True)
+        # The job holds its stage's lock: what lies here under this prefix was left by a killed job.
+        prefix = f".tmp-{self.stage}-"
+        for rest in folder.glob(f"{prefix}*"):
+            shutil.rmtree(rest)
+        temporary = folder / f"{prefix}{os.urandom(4).hex()}"
+        temporary.mkdir()
+        draft = Draft(self, folder, temporary, wanted)
+        try:
+            yield draft
+            if not draft.committed:
+                raise RuntimeError(f"{self.stage} of {document} was not committed")
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def read(self, document: str, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """One table of this stage's record of a document."""
+        return read_table(self.folder(document) / table_file(self.stage, table), columns)
+
+
+@dataclass
+class Draft:
+    """A document's result in the making."""
+
+    store: StageStore
+    document_folder: Path
+    temporary: Path
+    wanted: Fingerprint
+    committed: bool = False
+
+    @property
+    def files(self) -> Path:
+        """The subfolder to fill: it becomes the stage's folder of the document."""
+        folder = self.temporary / "files"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def commit(
+        self,
+        tables: Mapping[str, pa.Table],
+        metadata: Mapping[str, str] | None = None,
+        record_rows: Iterable[pa.Table] | None = None,
+    ) -> None:
+        """Put files, then tables, then the record in place.
+
+        `tables` holds a table for every schema of the stage; the first, the record's, may be given as
+        `record_rows` instead, piece by piece, where it is too large for memory.
+        """
+        stage = STAGES[self.store.stage]
+        further = stage.tables[1:]
+        for name in further:
+            write_table(tables[name], self.temporary / name, metadata)
+        moves = {self.temporary / name: f"{name}.parquet" for name in further}
+        named = {final: path.stat().st_size for path, final in moves.items()}
+        files = self.temporary / "files"
+        for base, _, names in os.walk(files):
+            for path in (Path(base, name) for name in names):
+                relative = path.relative_to(files).as_posix()
+                named[f"{stage.folder}/{relative}"] = path.stat().st_size
+        entries = {
+            **(metadata or {}),
+            "fingerprint": self.wanted.full,
+            "data": self.wanted.data,
+            "code": self.store.code,
+            "files": json.dumps(named, sort_keys=True),
+            "scanmill_version": scanmill.__version__,
+        }
+        record, first = self.temporary / "record", stage.tables[0]
+        with TableWriter(record, SCHEMAS[first], entries) as writer:
+            for piece in record_rows if record_rows is not None else [tables[first]]:
+                writer.write(piece)
+        # Everything is made: from here on only renames, the old record away first, the new one last.
+        own = self.document_folder / record_name(self.store.stage)
+        own.unlink(missing_ok=True)
+        if stage.folder:
+            final = self.document_folder / stage.folder
+            if final.exists():
+                os.replace(final, self.temporary / "replaced")
+            if files.exists():
+                os.replace(files, final)
+        for path, name in moves.items():
+            os.replace(path, self.document_folder / name)
+        os.replace(record, own)
+        self.committed = True
+
+
+def read_record_metadata(results: Path, document: str, stage: str) -> dict[str, str] | None:
+    """A record's metadata, or None where the stage is not done for the document.
+
+    Not done: no record, one that cannot be read, of another schema, or one that names a file that is
+    missing or has another size.
+    """
+    folder = document_folder(results, document)
+    path = folder / record_name(stage)
+    try:
+        schema = pq.read_schema(path)
+        metadata = read_metadata(path)
+        files = json.loads(metadata["files"])
+        for name, size in files.items():
+            if (folder / name).stat().st_size != size:
+                return None
+    except (OSError, pa.ArrowException, KeyError, ValueError):
+        return None
+    if not schema.remove_metadata().equals(SCHEMAS[STAGES[stage].tables[0]]):
+        return None
+    return metadata
+
+
+def forget(results: Path, document: str, stage: str) -> bool:
+    """Remove a stage's record of a document, so that it is made again; True if there was one."""
+    path = document_folder(results, document) / record_name(stage)
+    existed = path.exists()
+    path.unlink(missing_ok=True)
+    return existed
+
+
+def write_dataset(
+    name: str, pieces: Iterable[pa.Table], output: Path, metadata: Mapping[str, str] | None = None
+) -> int:
+    """Write a shard's dataset of the schema `name` from its documents' rows; returns their number."""
+    rows = 0
+    with TableWriter(output, SCHEMAS[name], metadata) as writer:
+        pending = [SCHEMAS[name].empty_table()]
+        for piece in pieces:
+            pending.append(piece.replace_schema_metadata(None))
+            rows += piece.num_rows
+            if sum(part.num_rows for part in pending) >= ROWS_PER_GROUP:
+                writer.write(pa.concat_tables(pending))
+                pending = []
+        if pending:
+            writer.write(pa.concat_tables(pending))
+    return rows
+
+
+# Sources ------------------------------------------------------------------------------------------
+
+
+def file_digest(path: bytes | str | Path) -> str:
+    """The sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class SourceError(Exception):
+    """A document's file that cannot be read; `cause` is the OSError."""
+
+    def __init__(self, cause: OSError) -> None:
+        """Keep the cause: an OSError on our own files is another matter."""
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def source_digest(results: Path, document: str, stamp: Sequence[object], files: Sequence) -> str:
+    """The sha256 of a document's source, hashed again only if its `stamp` changed.
+
+    `stamp` is (size, mtime_ns, listing) as the plan saw them, `files` the paths to read: one, or the
+    page images of a folder in order. Raises SourceError for a file that cannot be read.
+    """
+    path = document_folder(results, document) / "source.json"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known["stamp"] == list(stamp):
+            return known["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # Not hashed yet, or the note was damaged: hash.
+    try:
+        digests = [file_digest(file) for file in files]
+    except OSError as error:
+        raise SourceError(error) from error
+    sha256 = digests[0]
+    if len(files) > 1:
+        names = [os.path.basename(os.fsencode(file)).hex() for file in files]
+        sha256 = digest_json([list(pair) for pair in zip(names, digests, strict=True)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-source-{os.urandom(4).hex()}")
+    temporary.write_text(json.dumps({"stamp": list(stamp), "sha256": sha256}), encoding="utf-8")
+    os.replace(temporary, path)
+    return sha256
+
+
+# Locks --------------------------------------------------------------------------------------------
+
+
+class Busy(UserError):
+    """Another process holds the lock."""
+
+
+def lock(path: Path, wait: Callable[[str], None] | None = None) -> int:
+    """Take the lock file `path`; returns the descriptor that holds it until the process ends.
+
+    flock: the kernel frees it however the holder ends. Without `wait` a held lock raises Busy, which
+    says host, pid and time of the holder; with it, `wait` is told the same and the call blocks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 4096).decode(errors="replace").strip() or "unknown"
+        if wait is None:
+            os.close(descriptor)
+            raise Busy(holder) from None
+        wait(holder)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    os.ftruncate(descriptor, 0)
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    os.pwrite(
+        descriptor, f"process {os.getpid()} on {socket.gethostname()}, {started}\n".encode(), 0
+    )
+    return descriptor
+
+
+def lock_directory(directory: Path) -> int:
+    """Take the one lock of a working directory, for a run or for a tool that changes results."""
+    try:
+        return lock(directory / ".scanmill.lock")
+    except Busy as holder:
+        raise UserError(
+            f"Another run or tool is at work in {directory} ({holder}). Wait until it ends, or stop "
+            "it; nothing was changed."
+        ) from None
+
+
+@contextlib.contextmanager
+def stage_lock(directory: Path, stage: str, shard: str, log: Callable[[str], None]) -> Iterator:
+    """Hold the lock of a stage of a shard: a job that outlived its run may still be at work on it."""
+
+    def tell(holder: str) -> None:
+        log(f"waiting: {holder} is at work on {stage} of shard {shard}; its results will be reused")
+
+    descriptor = lock(directory / ".scanmill" / f"{stage}-{shard}.lock", tell)
+    try:
+        yield
+    finally:
+        os.close(descriptor)

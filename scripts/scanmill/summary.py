@@ -1,0 +1,151 @@
+"""What became of an archive: documents, failures, and whether too much failed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from scanmill.archive import Document, read_manifest
+from scanmill.tables import (
+    SCHEMAS,
+    TableWriter,
+    by_document,
+    read_metadata,
+    read_table,
+    write_table,
+)
+
+_FAILURE = ("document", "page", "stage", "reason", "message")
+
+
+def summarize_archive(
+    manifests: Sequence[Path],
+    images: Sequence[Path],
+    pages: Sequence[Path],
+    crops: Sequence[Path],
+    documents_output: Path,
+    failures_output: Path,
+) -> None:
+    """Write `documents` and `failures` from the shards' manifests and datasets (lists of one order)."""
+    columns = _own_columns(manifests)
+    schema = SCHEMAS["documents"]
+    for name in columns:
+        schema = schema.append(pa.field(name, pa.string()))
+    failures = [SCHEMAS["failures"].empty_table()]
+    with TableWriter(documents_output, schema) as writer:
+        writer.write(schema.empty_table())
+        for files in zip(manifests, images, pages, crops, strict=True):
+            manifest, image_file, page_file, crop_file = files
+            sha256 = json.loads(read_metadata(image_file)["sources"])
+            outcome = ("document", "page", "status", "stage", "reason", "message", "n_regions")
+            table = read_table(page_file, outcome)
+            rows = by_document(table)
+            planned = read_manifest(manifest)
+            summaries = [
+                _document(document, sha256.get(document.document), rows[document.document], columns)
+                for document in planned
+            ]
+            writer.write(pa.Table.from_pylist(summaries, schema=schema))
+            failures.append(table.filter(pc.equal(table["status"], "failed")).select(_FAILURE))
+            failures.append(_failed_crops(crop_file))
+    table = pa.concat_tables(failures).sort_by([(name, "ascending") for name in _FAILURE[:3]])
+    write_table(table, failures_output)
+
+
+def _own_columns(manifests: Sequence[Path]) -> list[str]:
+    """Names of the CSV's own columns, in their order."""
+    names: dict[str, None] = {}
+    for manifest in manifests:
+        for document in read_manifest(manifest):
+            names |= dict.fromkeys(json.loads(document.columns or "{}"))
+    return list(names)
+
+
+def _document(
+    document: Document, sha256: str | None, pages: pa.Table, columns: Sequence[str]
+) -> dict[str, Any]:
+    """One row of `documents`."""
+    statuses, reasons = pages["status"].to_pylist(), pages["reason"].to_pylist()
+    numbers = pages["page"].to_pylist()
+    ok = statuses.count("ok")
+    bad = Counter(reason for reason in reasons if reason is not None)
+    own = json.loads(document.columns or "{}")
+    return {
+        "document": document.document,
+        "path": document.path,
+        "bytes": document.size,
+        "sha256": sha256,
+        "pages": sum(number is not None for number in numbers),
+        "pages_ok": ok,
+        "pages_failed": sum(
+            status != "ok" and number is not None
+            for status, number in zip(statuses, numbers, strict=True)
+        ),
+        "regions": pc.sum(pages["n_regions"]).as_py() or 0,
+        "status": "ok" if not bad else "partial" if ok else "failed",
+        # The most frequent, and of equals the first by name.
+        "reason": min(bad, key=lambda reason: (-bad[reason], reason)) if bad else None,
+        **{name: own.get(name) for name in columns},
+    }
+
+
+def _failed_crops(path: Path) -> pa.Table:
+    table = read_table(path, ("document", "page", "status", "reason", "message"))
+    table = table.filter(pc.equal(table["status"], "failed"))
+    stage = pa.repeat(pa.scalar("crops"), table.num_rows)
+    return table.append_column("stage", stage).select(_FAILURE)
+
+
+def failure_report(
+    documents: pa.Table, failures: pa.Table, max_failed_fraction: float, directory: str
+) -> tuple[str, bool]:
+    """A text for people, and whether more than `max_failed_fraction` of the pages failed.
+
+    A document that never opened counts as one page.
+    """
+    unopened = failures.filter(pc.is_null(failures["page"])).num_rows
+    pages = (pc.sum(documents["pages"]).as_py() or 0) + unopened
+    on_pages = failures.filter(pc.not_equal(failures["stage"], "crops")).num_rows
+    fraction = on_pages / pages if pages else 0.0
+    too_much = fraction > max_failed_fraction
+    lines = list(_report(documents, failures, pages, on_pages, directory))
+    if too_much:
+        lines += [
+            "",
+            f"{fraction:.1%} of the pages failed, more than failures.max_failed_fraction "
+            f"({max_failed_fraction:.1%}). Everything else is done. To accept it: "
+            f"--config 'failures={{max_failed_fraction: {fraction + 0.005:.2f}}}'",
+        ]
+    return "\n".join(lines) + "\n", too_much
+
+
+def _report(
+    documents: pa.Table, failures: pa.Table, pages: int, on_pages: int, directory: str
+) -> Iterator[str]:
+    regions = pc.sum(documents["regions"]).as_py() or 0
+    yield f"documents {documents.num_rows}, pages {pages - on_pages} ok, {on_pages} failed"
+    yield f"regions   {regions}"
+    if not failures.num_rows:
+        return
+    yield ""
+    yield f"{'stage':<12}{'reason':<14}{'rows':>6}  for example"
+    rows = failures.to_pylist()
+    counted = Counter((row["stage"], row["reason"]) for row in rows)
+    for (stage, reason), count in sorted(counted.items()):
+        yield f"{stage:<12}{reason:<14}{count:>6}  {_example(rows, stage, reason)}"
+    yield ""
+    yield "All are rows of results/failures.parquet. To try some of them again in the next run:"
+    reasons = ",".join(sorted({row["reason"] for row in rows}))
+    yield f"  python scripts/retry_failed.py --directory {directory} --reason {reasons}"
+
+
+def _example(rows: Sequence[Mapping[str, Any]], stage: str, reason: str) -> str:
+    row = next(row for row in rows if (row["stage"], row["reason"]) == (stage, reason))
+    where = row["document"] if row["page"] is None else f"{row['document']}, page {row['page']}"
+    return f"{where}: {row['message']}"

@@ -1,0 +1,19 @@
+"""Rule summarize_archive: one row per document, one per failure."""
+
+from pathlib import Path
+
+from scanmill.progress import job
+from scanmill.summary import summarize_archive
+
+
+def main(snakemake) -> None:  # noqa: ANN001
+    with job(snakemake.log[0]):
+        inputs = snakemake.input
+        groups = (inputs.manifests, inputs.images, inputs.pages, inputs.crops)
+        files = [[Path(path) for path in group] for group in groups]
+        outputs = Path(snakemake.output.documents), Path(snakemake.output.failures)
+        summarize_archive(*files, *outputs)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
