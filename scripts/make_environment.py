@@ -209,8 +209,13 @@ def install_detectron2() -> None:
     if others:
         run_pip("uninstall", "--yes", "--quiet", *others)
     run_pip(
-        *("install", "--quiet", "--no-deps", "--only-binary=:all:", "--python-version", "3.10"),
-        *("--target", python_says("import sysconfig; print(sysconfig.get_path('purelib'))")),
+        *("install", "--quiet", "--upgrade", "--no-deps", "--only-binary=:all:"),
+        *(
+            "--python-version",
+            "3.10",
+            "--target",
+            python_says("import sysconfig; print(sysconfig.get_path('purelib'))"),
+        ),
         *("--require-hashes", "-r", "envs/detectron2.txt"),
     )
 
@@ -235,6 +240,23 @@ def install_packages(torch: str, detectron2: str) -> None:
         install_detectron2()
     run_pip("install", "--quiet", "--no-deps", "--no-build-isolation", "-e", ".")
     UNFINISHED.unlink()
+
+
+def check_torch_build(torch: str) -> None:
+    """Raise SetupError if torch is not the build that was asked for.
+
+    An index in pip's configuration may offer another one, under a higher version.
+    """
+    if not re.fullmatch(r"cpu|cu\d+", torch):
+        return
+    cuda = python_says("import torch; print(torch.version.cuda)")
+    built_for = "cpu" if cuda == "None" else f"cu{cuda.replace('.', '')}"
+    if built_for != torch:
+        UNFINISHED.touch()
+        raise SetupError(
+            f"TORCH={torch}, but pip took a torch for {built_for} from another index: see the "
+            "extra-index-url\nand find-links of `pip config list`, and run make again without them."
+        )
 
 
 def check_imports(torch: str, detectron2: str) -> None:
@@ -299,6 +321,7 @@ def main() -> int:
         check_venv_module()
         prepare_venv(options.torch, options.detectron2, options.python)
         install_packages(options.torch, options.detectron2)
+        check_torch_build(options.torch)
         check_imports(options.torch, options.detectron2)
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)

@@ -55,19 +55,21 @@ def draw_regions(
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     canvas = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image.copy()
-    # Pixel corners lie on whole coordinates: a reduced page is stretched a little by rounding.
+    # For each axis, since a size in whole pixels stretches the page a little.
     zoom = np.array([canvas.shape[1] / width, canvas.shape[0] / height])
-    line = max(1, round(LINE_WIDTH * max(canvas.shape)))
+    line = max(1, round(LINE_WIDTH * max(canvas.shape[:2])))
 
     rows = regions.to_pylist()
     for row in rows:
         color = class_color(row["class_name"])
         corners = [(row["x_min"], row["y_min"]), (row["x_max"], row["y_max"])]
         upper, lower = _points(corners, zoom)
-        cv2.rectangle(canvas, upper, lower, color, line, cv2.LINE_AA)
         if row["polygon"]:
             outline = _points(np.reshape(row["polygon"], (-1, 2)), zoom)
-            cv2.polylines(canvas, [outline], True, color, max(1, line // 2), cv2.LINE_AA)
+            cv2.polylines(canvas, [outline], True, color, line, cv2.LINE_AA)
+        # Thinner beside an outline, which says more.
+        thickness = max(1, line // 2) if row["polygon"] else line
+        cv2.rectangle(canvas, upper, lower, color, thickness)
     for row in rows:  # last, so that no line crosses a label
         text = f"{row['region']} {row['class_name']} {row['score']:.2f}"
         corner = _points([(row["x_min"], row["y_min"])], zoom)[0]
