@@ -62,6 +62,12 @@ def archive_digest(wildcards):
     return listing_digest() if workflow.is_main_process else ""
 
 
+def lost_manifests(wildcards):
+    """Shards that have a table and no manifest: planned again, or their documents would be lost."""
+    tables = sorted(Path("results/images").glob("*.parquet"))
+    return [path.stem for path in tables if not Path(f"results/shards/{path.stem}.tsv").exists()]
+
+
 def model_folder():
     """Where the model in the setting `model` comes from."""
     return registry.find_model(config["model"], [Path("models"), Path(workflow.basedir, "models")])

@@ -16,7 +16,7 @@ checkpoint plan_shards:
         "../envs/scanmill.yaml"
     params:
         listing=archive_digest,
-        shards=config["shards"],
+        lost=lost_manifests,
     message:
         "Plan: which documents are there, and which job does them"
     script:
@@ -38,6 +38,8 @@ rule render_pages:
     params:
         settings=output_settings("images"),
         code=code_digest("images"),
+        # Running settings all the same: a raised limit gives the pages that it failed another try.
+        limits=config["images"]["limits"],
     message:
         "Page images of shard {wildcards.shard}"
     script:

@@ -82,6 +82,12 @@ def explain_pip_failure(log: str) -> str:
             "https_proxy, with a mirror set PIP_INDEX_URL, then run make again: what was "
             "downloaded is kept."
         )
+    unbuilt = re.search(r"Failed (?:to build|building wheel for) '?([\w.-]+)", log)
+    if unbuilt:
+        return (
+            f"{unbuilt.group(1)} has no ready-made package for this Python, and could not be "
+            "compiled.\nPython 3.11, 3.12 and 3.13 need no compiler: make PYTHON=python3.13"
+        )
     return f"pip failed as it says above; {PIP_LOG} has all of it. Run make again to go on."
 
 
@@ -229,7 +235,7 @@ def install_packages(torch: str, detectron2: str) -> None:
         check_disk_space(torch, shutil.disk_usage(VENV).free)
     UNFINISHED.touch()
     # Locked versions cannot conflict; what pip would warn of is Detectron2's stale list.
-    install = ("install", "--no-warn-conflicts")
+    install = ("install", "--no-warn-conflicts", "--use-pep517")
     print("Installing what envs/requirements.txt and development.txt lock.", flush=True)
     run_pip(*install, "--quiet", "-r", "envs/requirements.txt", "-r", "envs/development.txt")
     if torch != "installed":
@@ -293,7 +299,8 @@ def install_poppler() -> None:
         print("Installing Poppler (apt-get install poppler-utils).", flush=True)
         apt = [*as_root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
         subprocess.run([*apt, "update"])
-        subprocess.run([*apt, "install", "-y", "--no-install-recommends", "poppler-utils"])
+        install = [*apt, "install", "-y", "--no-install-recommends", "poppler-utils"]
+        subprocess.run(install, stdout=subprocess.DEVNULL)
     if not shutil.which("pdftoppm"):
         print(
             "Poppler is not installed: PDFs are rendered by PDFium. To have Poppler: apt-get "

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from scanmill.archive import (
+    Document,
     check_missing,
     describe_skipped,
     list_archive,
@@ -12,6 +13,13 @@ from scanmill.archive import (
 )
 from scanmill.progress import job, logger
 from scanmill.settings import archive_path
+from scanmill.tables import read_table
+
+
+def documents_of_table(path: Path) -> list[Document]:
+    """The documents of a shard as its table of page images names them, of nothing but their names."""
+    names = read_table(path, ["document"])["document"].unique().to_pylist()
+    return [Document(name, "", "", 0, 0) for name in names]
 
 
 def main(snakemake) -> None:  # noqa: ANN001
@@ -20,9 +28,14 @@ def main(snakemake) -> None:  # noqa: ANN001
         listing = list_archive(archive_path(settings, Path.cwd()), settings["archive"])
         manifests = Path(snakemake.output.manifests)
         known = {path.stem: read_manifest(path) for path in sorted(manifests.glob("*.tsv"))}
+        # Where a manifest was lost, the documents stay in their shard: elsewhere, they would stand in
+        # the tables of two.
+        for path in sorted(Path("results/images").glob("*.parquet")):
+            if path.stem not in known:
+                known[path.stem] = documents_of_table(path)
         max_missing = settings["archive"]["max_missing"]
         check_missing(known, listing.documents, max_missing, listing.unreadable)
-        shards = plan_shards(listing.documents, known, **snakemake.params.shards)
+        shards = plan_shards(listing.documents, known, **settings["shards"])
         changed = [
             shard
             for shard, documents in shards.items()

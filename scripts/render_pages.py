@@ -19,7 +19,7 @@ def main(snakemake) -> None:  # noqa: ANN001
             snakemake.params.settings,
             snakemake.params.code,
             settings["reuse"]["code"] == "accept",
-            settings["images"]["limits"],
+            snakemake.params.limits,
         )
         documents = read_manifest(Path(snakemake.input.manifest))
         archive = archive_path(settings, Path.cwd())

@@ -816,7 +816,7 @@ def _render_or_keep(
         pages = sorted({row["page"] for row in old} - {row["page"] for row in kept})
         for row in kept:
             if row["image"]:
-                os.link(store.results / row["image"], draft.files / Path(row["image"]).name)
+                _link(store.results / row["image"], draft.files / Path(row["image"]).name)
     worker = pool.get()
     try:
         if worker is None:
@@ -835,6 +835,14 @@ def _render_or_keep(
     finally:
         pool.put(worker)
     return sorted(itertools.chain(kept, rows), key=lambda row: row["page"] or 0)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file, or a copy on file systems without hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _limits_note(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> dict[str, str]:

@@ -1,0 +1,218 @@
+"""Real Snakemake, the real detector and the shipped model on tiny archives.
+
+One archive is run once; each test goes on from a copy of that finished run.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.dataset
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[2]
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+
+import make_demo_archive as demo
+
+# A page of this size is smaller than A4, and at 72 dpi cheap to render.
+SMALL = (298, 421)
+#: Small pages at a resolution that costs little; pages of A4 (501 000 pixels) fail.
+SETTINGS = {
+    "images": {"dpi": 72, "limits": {"max_pixels": 400_000}},
+    "shards": {"max_documents": 5},
+    "failures": {"max_failed_fraction": 0.5},
+}
+#: What the runs of this archive make, by shard.
+SHARDS = {
+    "00000": {"album", "broken.pdf", "letters/one.pdf", "letters/two.pdf", "mixed.pdf"},
+    "00001": {"zeta.tif"},
+}
+DOCUMENTS = set.union(*SHARDS.values())
+STAGES = ("render_pages", "detect_layout", "select_regions", "crop_regions")
+#: Enough for any run here on a machine that is busy with something else.
+PATIENCE = 300
+
+
+class Run(NamedTuple):
+    """What one call of Snakemake did."""
+
+    code: int
+    output: str
+    jobs: dict[str, set[str]]
+    """Rules that ran, each with its shards ('' for a rule without)."""
+    documents: dict[str, dict[str, str]]
+    """Rule -> document -> `computed`, `reused` or `retried`."""
+
+    @property
+    def made(self) -> dict[str, set[str]]:
+        """Rule -> documents that were not reused; without the rules that reused all."""
+        made = {
+            rule: {name for name, outcome in documents.items() if outcome != "reused"}
+            for rule, documents in self.documents.items()
+        }
+        return {rule: names for rule, names in made.items() if names}
+
+
+def command(directory, *arguments, repository=REPOSITORY, cores=2):
+    """Snakemake's command line, as a user types it, and where it is typed."""
+    line = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--directory", str(directory)]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SNAKEMAKE")}
+    return {"args": [*line, *map(str, arguments)], "cwd": repository, "env": own}
+
+
+def run_workflow(directory, *arguments, ok=True, **options):
+    """Run Snakemake to its end; asserts that it ends well (or not, with ok=False), and no traceback."""
+    before = _log_times(directory)
+    done = subprocess.run(
+        **command(directory, *arguments, **options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=PATIENCE,
+        check=False,
+    )
+    output = done.stdout.decode(errors="surrogateescape")
+    assert "Traceback" not in output, output
+    assert (done.returncode == 0) == ok, output
+    return Run(done.returncode, output, *_what_ran(directory, before, output))
+
+
+def _log_times(directory):
+    return {path: path.stat().st_mtime_ns for path in Path(directory).glob("logs/**/*.log")}
+
+
+def _what_ran(directory, before, output):
+    """Every job writes its log anew: which did, and what they say of each document."""
+    jobs, documents = {}, {}
+    for path, time in _log_times(directory).items():
+        if before.get(path) == time:
+            continue
+        rule, _, shard = path.relative_to(directory).with_suffix("").as_posix()[5:].partition("/")
+        jobs.setdefault(rule, set()).add(shard)
+        outcomes = re.findall(r" INFO (computed|reused|retried) (.*)", path.read_text())
+        documents.setdefault(rule, {}).update((name, outcome) for outcome, name in outcomes)
+    finished = Counter(re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", output))
+    for rule, count in finished.items():
+        # The logs must not hide a job; targets (`all`, `images`) have none.
+        assert len(jobs.get(rule, ())) in (count, 0), (rule, jobs, output)
+    return jobs, documents
+
+
+def planned_jobs(directory, *arguments, **options):
+    """Rule -> number of jobs that Snakemake would run now, without the target."""
+    done = subprocess.run(
+        **command(directory, *arguments, "--dry-run", **options),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    jobs = dict(re.findall(r"^([a-z_]+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
+    return {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
+
+
+def write_settings(directory, **settings):
+    """Write the working directory's config.yaml: SETTINGS, and what is given instead of them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump({**SETTINGS, **settings})
+    (directory / "config.yaml").write_text(text, encoding="utf-8")
+
+
+def copy(source, target):
+    """Copy a folder with everything in it and its times."""
+    subprocess.run(["cp", "-a", source, target], check=True)
+    return target
+
+
+def clone(target):
+    """The workflow's files elsewhere, with the time of now."""
+    skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("config", "envs", "models", "profiles", "rules", "scripts"):
+        shutil.copytree(
+            REPOSITORY / name, target / name, ignore=skip, copy_function=shutil.copyfile
+        )
+    shutil.copyfile(REPOSITORY / "Snakefile", target / "Snakefile")
+    return target
+
+
+def contents(directory, *patterns):
+    """Relative path -> bytes of the files that match."""
+    paths = {path for pattern in patterns for path in Path(directory).glob(pattern)}
+    return {str(path.relative_to(directory)): path.read_bytes() for path in paths if path.is_file()}
+
+
+def tables(directory):
+    """Every table and manifest: what two equal runs must have equal byte for byte."""
+    return contents(directory, "results/**/*.parquet", "results/shards/*.tsv")
+
+
+def rows(directory, dataset, *columns):
+    """A dataset's rows as dicts."""
+    table = pyarrow.dataset.dataset(directory / "results" / dataset, format="parquet")
+    return table.to_table(columns=list(columns) or None).to_pylist()
+
+
+def documents_of(directory, dataset):
+    """The documents that have rows in a dataset."""
+    return {row["document"] for row in rows(directory, dataset, "document")}
+
+
+def write_archive(folder):
+    """The archive of SHARDS: seven pages that render, one too large, one document that is damaged."""
+    (folder / "letters").mkdir(parents=True)
+    demo.write_vector_pdf(folder / "letters/one.pdf", 2, 1, SMALL)
+    demo.write_vector_pdf(folder / "letters/two.pdf", 1, 2, SMALL)
+    demo.write_mixed_pdf(folder / "mixed.pdf", 2, 3, (SMALL, demo.A4))
+    demo.write_corrupt_pdf(folder / "broken.pdf", 1, 4)
+    demo.write_image_folder(folder / "album", 1, 5, dpi=72, size=SMALL)
+    demo.write_tiff(folder / "zeta.tif", 2, 6, dpi=72, size=SMALL)
+
+
+class Finished(NamedTuple):
+    """An archive, and the working directory of a run of it that ended well."""
+
+    archive: Path
+    directory: Path
+
+    @property
+    def config(self) -> tuple[str, str]:
+        return "--config", f"archive={self.archive}"
+
+    def run(self, *arguments, **options):
+        return run_workflow(self.directory, *self.config, *arguments, **options)
+
+    def settings(self, **settings):
+        write_settings(self.directory, **settings)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """The finished run that all start from; not to be changed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finished = Finished(folder / "archive", folder / "run")
+    write_archive(finished.archive)
+    finished.settings()
+    run = finished.run()
+    assert run.made == {
+        "render_pages": DOCUMENTS,
+        "detect_layout": DOCUMENTS,
+        "select_regions": DOCUMENTS,
+        "crop_regions": DOCUMENTS,
+    }
+    assert [row["page"] for row in rows(finished.directory, "failures.parquet")] == [None, 2]
+    return finished
+
+
+@pytest.fixture
+def finished(undisturbed, tmp_path):
+    """A copy of the archive and of its finished run, to do something to."""
+    return Finished(
+        copy(undisturbed.archive, tmp_path / "archive"),
+        copy(undisturbed.directory, tmp_path / "run"),
+    )

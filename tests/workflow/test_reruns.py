@@ -1,0 +1,278 @@
+"""Nothing is computed twice: what runs again after what change, by shard and by document."""
+
+import hashlib
+import json
+import os
+import shutil
+
+import pytest
+from conftest import (
+    DOCUMENTS,
+    REPOSITORY,
+    SHARDS,
+    SMALL,
+    STAGES,
+    clone,
+    contents,
+    copy,
+    demo,
+    documents_of,
+    planned_jobs,
+    rows,
+    tables,
+)
+
+DATASETS = ("images", "detected_pages", "pages")
+SUMMARY = {"summarize_archive", "check_failures"}
+AFTER_REGIONS = {"select_regions", "crop_regions", *SUMMARY}
+#: Every document has a row in these, whatever became of it.
+
+
+def test_nothing_changed(finished):
+    assert finished.run().jobs == {}
+
+
+def test_another_clone_of_the_repository(finished, tmp_path):
+    repository = clone(tmp_path / "elsewhere/scanmill")
+    assert finished.run(repository=repository).jobs == {}
+
+
+def test_a_comment_in_the_library(finished, tmp_path):
+    repository = clone(tmp_path / "scanmill")
+    for module in ("rendering", "detector", "preprocessing", "pages", "regions", "crops", "store"):
+        path = repository / f"scripts/scanmill/{module}.py"
+        path.write_text("# A comment.\n" + path.read_text())
+    assert finished.run(repository=repository).jobs == {}
+
+
+def test_a_constant_of_the_regions(finished, tmp_path):
+    repository = clone(tmp_path / "scanmill")
+    path = repository / "scripts/scanmill/regions.py"
+    path.write_text(path.read_text() + "\nA_CONSTANT = 1\n")
+
+    accepted = finished.run("reuse={code: accept}", repository=repository)
+    assert accepted.jobs.keys() == AFTER_REGIONS
+    assert accepted.made == {}
+
+    path.write_text(path.read_text() + "\nANOTHER = 2\n")
+    strict = finished.run(repository=repository)
+    assert strict.jobs.keys() == AFTER_REGIONS
+    # The same regions come out, so that nothing is cropped again.
+    assert strict.made == {"select_regions": DOCUMENTS}
+
+
+def test_cores_and_running_settings(finished):
+    running = [
+        "detection={batch_size: 1, device: cpu}",
+        "shards={max_bytes: 1000000}",
+        "reuse={code: accept}",
+    ]
+    assert finished.run(*running, cores=1).jobs == {}
+
+
+# The archive --------------------------------------------------------------------------------------
+
+
+def test_a_touched_document(finished):
+    before = tables(finished.directory)
+    os.utime(finished.archive / "letters/two.pdf")
+    run = finished.run()
+    assert run.documents["render_pages"].keys() == SHARDS["00000"]
+    assert run.made == {}
+    after = tables(finished.directory)
+    # The manifest notes the new time, no table does.
+    assert {name for name in after if after[name] != before[name]} == {"results/shards/00000.tsv"}
+    assert finished.run().jobs == {}
+
+
+def test_a_copy_of_the_archive(finished, tmp_path):
+    copied = tmp_path / "another disk/scans"
+    shutil.copytree(finished.archive, copied, copy_function=shutil.copyfile)
+    run = finished._replace(archive=copied).run()
+    assert run.documents["render_pages"].keys() == DOCUMENTS
+    assert run.made == {}
+
+
+def test_documents_changed_added_and_removed(finished):
+    before = contents(finished.directory, "results/store/**/*.parquet")
+    demo.write_vector_pdf(finished.archive / "letters/two.pdf", 1, 12, SMALL)
+    demo.write_vector_pdf(finished.archive / "alpha.pdf", 1, 13, SMALL)
+    shutil.rmtree(finished.archive / "album")
+    run = finished.run()
+
+    changed = {"letters/two.pdf", "alpha.pdf"}
+    assert run.made == dict.fromkeys(STAGES, changed)
+    now = DOCUMENTS - {"album"} | {"alpha.pdf"}
+    for dataset in DATASETS:
+        opened = now - {"broken.pdf"} if dataset == "detected_pages" else now
+        assert documents_of(finished.directory, dataset) == opened
+    for dataset in ("detections", "regions", "crops"):
+        assert documents_of(finished.directory, dataset) <= now
+    assert documents_of(finished.directory, "documents.parquet") == now
+    after = contents(finished.directory, "results/store/**/*.parquet")
+    touched = {name for name in after if after[name] != before.get(name)}
+    assert {name for name in touched if not any(f"/{each}/" in name for each in changed)} == set()
+
+
+def test_a_document_added(finished):
+    demo.write_vector_pdf(finished.archive / "alpha.pdf", 1, 13, SMALL)
+    run = finished.run()
+    assert run.jobs["render_pages"] == {"00001"}  # The last shard has room.
+    assert run.made == dict.fromkeys(STAGES, {"alpha.pdf"})
+
+
+def test_the_only_document_of_a_shard_removed(finished):
+    (finished.archive / "zeta.tif").unlink()
+    run = finished.run()
+    assert run.jobs["render_pages"] == {"00001"}
+    assert run.made == {}
+    for dataset in (*DATASETS, "detections", "regions", "crops", "documents.parquet"):
+        assert "zeta.tif" not in documents_of(finished.directory, dataset)
+    assert (finished.directory / "results/images/00001.parquet").exists()
+    assert finished.run().jobs == {}
+
+
+# Settings -----------------------------------------------------------------------------------------
+
+
+def test_a_threshold(finished):
+    run = finished.run("regions={min_score: 0.8}")
+    assert run.jobs.keys() == AFTER_REGIONS
+    assert run.made["select_regions"] == DOCUMENTS
+    assert min(row["score"] for row in rows(finished.directory, "regions", "score")) >= 0.8
+
+
+@pytest.mark.parametrize(
+    ("setting", "jobs"),
+    [
+        ("regions={classes: [text]}", AFTER_REGIONS),
+        ("regions={reading_order: position}", AFTER_REGIONS),
+        ("regions={duplicate_iou: 0.9}", AFTER_REGIONS),
+        ("crops={padding: 3}", {"crop_regions", *SUMMARY}),
+        ("crops={classes: [table]}", {"crop_regions", *SUMMARY}),
+        ("failures={max_failed_fraction: 0.4}", {"check_failures"}),
+        ("detection={score_floor: 0.1}", {"detect_layout", *AFTER_REGIONS}),
+        ("images={jpeg_quality: 80}", {*STAGES, *SUMMARY}),
+    ],
+)
+def test_settings_of_one_stage(undisturbed, setting, jobs):
+    assert planned_jobs(undisturbed.directory, *undisturbed.config, setting).keys() == jobs
+
+
+def test_the_resolution(finished):
+    run = finished.run("images={dpi: 60}")
+    # Files of images are not rendered, so that nothing follows from another resolution for them; a
+    # page of A4 is small enough now.
+    assert run.made["render_pages"] == DOCUMENTS
+    assert run.made["detect_layout"] == {"letters/one.pdf", "letters/two.pdf", "mixed.pdf"}
+    assert [row["page"] for row in rows(finished.directory, "failures.parquet")] == [None]
+
+
+def test_a_raised_limit_tries_the_pages_that_failed_under_it(finished):
+    images = contents(finished.directory, "results/store/mixed.pdf/images/*")
+    run = finished.run("images={limits: {max_pixels: 600000}}")
+    assert run.documents["render_pages"]["mixed.pdf"] == "retried"
+    assert run.made == dict.fromkeys(STAGES, {"mixed.pdf"})
+    assert [row["page"] for row in rows(finished.directory, "failures.parquet")] == [None]
+    after = contents(finished.directory, "results/store/mixed.pdf/images/*")
+    assert images.items() < after.items()
+    assert finished.run("images={limits: {max_pixels: 600000}}").jobs == {}
+
+
+# Models -------------------------------------------------------------------------------------------
+
+
+def make_model(folder, change):
+    """The shipped model with one of its numbers changed."""
+    from safetensors.numpy import load_file, save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.yaml", "model.json"):
+        shutil.copyfile(REPOSITORY / "models/starter" / name, folder / name)
+    weights = load_file(REPOSITORY / "models/starter/model.safetensors")
+    name = "roi_heads.box_predictor.cls_score.bias"
+    weights[name] = weights[name] + change
+    save_file(weights, folder / "model.safetensors")
+    card = json.loads((folder / "model.json").read_text())
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    card["sha256"]["model.safetensors"] = digest
+    (folder / "model.json").write_text(json.dumps({**card, "name": folder.name}))
+
+
+def test_another_model_and_the_same_retrained(finished):
+    with_pages = DOCUMENTS - {"broken.pdf"}
+    first = contents(finished.directory, "results/detections/*")
+    make_model(finished.directory / "models/mine", 0.05)
+    run = finished.run("model=mine")
+    assert "render_pages" not in run.jobs
+    assert run.made["detect_layout"] >= with_pages
+    second = contents(finished.directory, "results/detections/*")
+    assert all(second[name] != first[name] for name in first)
+
+    make_model(finished.directory / "models/mine", 0.1)
+    run = finished.run("model=mine")
+    assert "render_pages" not in run.jobs
+    assert run.made["detect_layout"] >= with_pages
+    third = contents(finished.directory, "results/detections/*")
+    assert all(third[name] != second[name] for name in first)
+    assert finished.run("model=mine").jobs == {}
+
+
+# Damage -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "dataset", ["images", "detections", "detected_pages", "regions", "pages", "crops"]
+)
+def test_a_deleted_table_is_made_again_from_the_store(finished, dataset):
+    before = tables(finished.directory)
+    (finished.directory / f"results/{dataset}/00000.parquet").unlink()
+    run = finished.run()
+    assert run.made == {}
+    assert tables(finished.directory) == before
+    assert finished.run().jobs == {}
+
+
+@pytest.mark.parametrize("name", ["documents.parquet", "failures.parquet", "summary.txt"])
+def test_a_deleted_summary_is_made_again(finished, name):
+    before = contents(finished.directory, "results/*")
+    (finished.directory / "results" / name).unlink()
+    assert finished.run().jobs.keys() <= SUMMARY
+    assert contents(finished.directory, "results/*") == before
+
+
+@pytest.mark.parametrize("shard", ["00000", "00001"])
+def test_a_deleted_manifest_is_made_again(finished, shard):
+    before = tables(finished.directory)
+    (finished.directory / f"results/shards/{shard}.tsv").unlink()
+    run = finished.run()
+    assert run.made == {}
+    assert tables(finished.directory) == before
+    assert finished.run().made == {}
+    assert finished.run().jobs == {}
+
+
+def test_a_damaged_table_is_named_and_made_again_when_deleted(finished):
+    before = tables(finished.directory)
+    damaged = finished.directory / "results/detections/00000.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    run = finished.run(ok=False)
+    assert "results/detections/00000.parquet is damaged" in run.output
+    assert "Delete it and run again" in run.output
+    damaged.unlink()
+    assert finished.run().made == {}
+    assert tables(finished.directory) == before
+
+
+# Settings reach a run -----------------------------------------------------------------------------
+
+
+def test_all_ways_to_say_a_setting_see_all_defaults(finished, tmp_path):
+    known = (finished.directory / "results/settings.yaml").read_bytes()
+    one_key = tmp_path / "one.yaml"
+    one_key.write_text("crops: {padding: 9}\n")
+    finished.run("--configfile", one_key)
+    by_file = (finished.directory / "results/settings.yaml").read_bytes()
+    assert by_file == known.replace(b"padding: 8", b"padding: 9") != known
+    finished.run("crops={padding: 8}")
+    assert (finished.directory / "results/settings.yaml").read_bytes() == known
