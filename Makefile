@@ -1,6 +1,8 @@
 # Sets Scanmill up, shows it, tests it. `make help` lists the targets.
 
-.DEFAULT_GOAL := help
+# `make TORCH=cpu` alone makes the environment so; `make` alone lists the targets.
+CHOSEN = $(findstring command,$(origin TORCH) $(origin DETECTRON2) $(origin PYTHON))
+.DEFAULT_GOAL := $(if $(CHOSEN),env,help)
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
@@ -29,7 +31,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
 		| awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
 	@echo
-	@echo "The environment has PYTHON=$(PYTHON) TORCH=$(TORCH) DETECTRON2=$(DETECTRON2)."
+	@echo "In force: PYTHON=$(PYTHON) TORCH=$(TORCH) DETECTRON2=$(DETECTRON2)."
 	@echo "TORCH=cu126 is for drivers older than 580, TORCH=cpu saves 5 GB where there is no GPU,"
 	@echo "DETECTRON2=installed keeps the one (and the torch) that PYTHON or .venv has."
 

@@ -1,4 +1,5 @@
 # Helper functions of the rules; no rule. The library does the work: scripts/scanmill/.
+import os
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -6,6 +7,9 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
+# The jobs, too, import the library that lies here, whatever else their environment has installed.
+search_path = filter(None, [sys.path[0], os.environ.get("PYTHONPATH")])
+os.environ.update(PYTHONPATH=os.pathsep.join(search_path))
 
 from scanmill import archive, processors, regions, registry, settings, store
 from scanmill.errors import UserError

@@ -28,12 +28,13 @@ if [ "${1-}" != --inside ]; then
     if [ -n "$(git -C "$repository" status --porcelain)" ]; then
         echo "Uncommitted changes are not part of this test."
     fi
+    [ $# -gt 0 ] || set -- demo test
     root=$(mktemp -d "${TMPDIR:-/var/tmp}/scanmill-bare.XXXXXX")
     trap 'rm -rf --one-file-system "$root"' EXIT
     chmod 755 "$root"
     # Mounts and processes of the other side end with it, whatever happens.
     unshare --mount --propagation private --pid --fork --kill-child \
-        bash "$repository/tests/bare_machine.sh" --inside "$root" "$repository" "${@:-demo test}"
+        bash "$repository/tests/bare_machine.sh" --inside "$root" "$repository" "$@"
     exit
 fi
 
@@ -42,8 +43,7 @@ fi
 root=$2
 repository=$3
 shift 3
-# shellcheck disable=SC2206  # `demo test` is one word where no target was named
-targets=($*)
+targets=("$@")
 
 # Text of the configuration that pip has on this host: files and variables.
 pip_files=(/etc/pip.conf /etc/xdg/pip/pip.conf "$HOME/.pip/pip.conf" "$HOME/.config/pip/pip.conf")
@@ -68,14 +68,14 @@ share_folder() {
 }
 
 install_debian() {
-    local codename mirror log=$root.log
+    local codename mirror log=$root/debootstrap.txt
     codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' \
         "Codename: $codename" "Component: main" | head -n 1)
     [ -n "$mirror" ] || stop "apt knows no mirror of $codename: run apt-get update first."
     echo "Debian $codename with $packages"
     debootstrap --variant=minbase --include="$packages" "$codename" "$root" "$mirror" >"$log" 2>&1 ||
-        { tail -n 20 "$log" >&2; rm -f "$log"; stop "debootstrap failed."; }
+        { tail -n 20 "$log" >&2; stop "debootstrap failed."; }
     rm -f "$log"
 }
 
@@ -128,15 +128,15 @@ configure
 git -c safe.directory='*' clone --quiet --no-hardlinks "$repository" "$root/root/scanmill"
 echo "Before: $(inside 'python3 --version; git --version; command -v pdftoppm || echo no Poppler' |
     paste -sd, | sed 's/,/, /g'), $size MB"
-report=""
-for target in "${targets[@]}"; do
+report="" status=0
+for target in "${targets[@]}" env; do
     echo "--- make $target ---"
-    start=$SECONDS
-    inside "cd scanmill && make $target"
-    report+="make $target: $((SECONDS - start)) s"$'\n'
+    start=$(date +%s%N)
+    result=done
+    inside "cd scanmill && make $target" || { result=FAILED; status=1; }
+    hundredths=$((($(date +%s%N) - start) / 10000000))
+    report+=$(printf 'make %-5s %s in %d.%02d s' "$target" "$result" $((hundredths / 100)) $((hundredths % 100)))$'\n'
 done
-start=$(date +%s%N)
-inside "cd scanmill && make env" >/dev/null
-report+="make env, up to date: $((($(date +%s%N) - start) / 1000000)) ms"$'\n'
 echo "--- a bare $(. /etc/os-release && echo "$PRETTY_NAME"), $(nproc) cores ---"
 printf '%s' "$report"
+exit $status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -79,9 +80,11 @@ def crop_page(
     path = results / image["image"]
     try:
         data = path.read_bytes()
-        pixels = decode(data)
     except OSError as error:
         raise _missing(path, image, f"{type(error).__name__}: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != image["sha256"]:
+        raise _missing(path, image, "its bytes are not those that were rendered")
+    pixels = decode(data)
     if pixels is None or pixels.shape[:2] != (image["height"], image["width"]):
         raise _missing(path, image, "it is damaged")
     bilevel = is_bilevel_png(data)

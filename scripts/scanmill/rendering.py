@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import io
 import itertools
 import json
 import os
 import queue
+import re
 import resource
 import select
 import shutil
@@ -58,6 +60,9 @@ _REFUSED = {
 #: that is stored as grey: JPEG noise of grey scans stays below, a red stamp or a yellowed leaf above.
 GREY_TOLERANCE = 16
 GREY_SHARE = 1e-5
+
+#: Formats of page images. Pillow knows more, and starts Ghostscript for what turns out to be EPS.
+IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "JPEG2000")
 
 
 class PageError(Exception):
@@ -167,13 +172,9 @@ class PageBox(NamedTuple):
 
 
 def page_box(page: pypdfium2.PdfPage) -> PageBox:
-    """The CropBox within the MediaBox, as viewers show it."""
-    media, crop = page.get_mediabox(), page.get_cropbox()
-    x_min, y_min = max(media[0], crop[0]), max(media[1], crop[1])
-    x_max, y_max = min(media[2], crop[2]), min(media[3], crop[3])
-    if x_min >= x_max or y_min >= y_max:
-        x_min, y_min, x_max, y_max = media
-    return PageBox(x_min, y_min, x_max, y_max, page.get_rotation())
+    """The CropBox within the MediaBox, as viewers show it; empty where they do not overlap."""
+    # get_mediabox and get_cropbox would miss what a page inherits from the page tree.
+    return PageBox(*page.get_bbox(), page.get_rotation())
 
 
 def to_pdf(box: PageBox, scale_x: float, scale_y: float) -> list[float]:
@@ -212,6 +213,18 @@ def is_bilevel(page: pypdfium2.PdfPage, box: PageBox) -> bool:
     return covered >= 0.8 * (box.x_max - box.x_min) * (box.y_max - box.y_min)
 
 
+def _unopened(error: pypdfium2.PdfiumError) -> PageError:
+    """Why PDFium did not open a file."""
+    code = getattr(error, "err_code", None)
+    if code == pdfium_c.FPDF_ERR_PASSWORD:
+        return PageError("encrypted", "the PDF needs a password")
+    if code == pdfium_c.FPDF_ERR_SECURITY:
+        return PageError("encrypted", f"PDFium: {error}")
+    if code == pdfium_c.FPDF_ERR_SUCCESS:  # What it says of a PDF whose page tree is empty.
+        return PageError("empty", "the PDF has no pages")
+    return PageError("corrupt", f"PDFium: {error}")
+
+
 class PdfDocument:
     """An open PDF: its pages' boxes by PDFium, its pages' images by the engine chosen."""
 
@@ -226,21 +239,26 @@ class PdfDocument:
             self.pdf = pypdfium2.PdfDocument(path)
             self.pages = len(self.pdf)
         except pypdfium2.PdfiumError as error:
-            if getattr(error, "err_code", None) == pdfium_c.FPDF_ERR_PASSWORD:
-                raise PageError("encrypted", "the PDF needs a password") from error
-            if not engine.startswith("poppler"):
-                raise PageError("corrupt", f"PDFium: {error}") from error
-            self.pages = self._count_with_poppler(str(error))
+            problem = _unopened(error)
+            if problem.reason == "encrypted" or not self.by_poppler:
+                raise problem from error
+            self.pages = self._count_with_poppler(problem)
         if not self.pages:
             raise PageError("empty", "the PDF has no pages")
 
-    def _count_with_poppler(self, pdfium_said: str) -> int:
+    @property
+    def by_poppler(self) -> bool:
+        """Whether Poppler renders, not PDFium."""
+        return self.engine.startswith("poppler")
+
+    def _count_with_poppler(self, problem: PageError) -> int:
+        """The number of pages of a file that PDFium could not open for `problem`."""
         try:
             return int(pdf2image.pdfinfo_from_path(self.path)["Pages"])
         except (pdf2image.exceptions.PDFPageCountError, KeyError, ValueError) as error:
             if "Incorrect password" in str(error):
                 raise PageError("encrypted", "the PDF needs a password") from error
-            raise PageError("corrupt", f"PDFium: {pdfium_said}; Poppler: {error}") from error
+            raise PageError(problem.reason, f"{problem}; Poppler: {error}") from error
 
     def page(self, number: int) -> PageImage:
         """Render page `number` (1-based)."""
@@ -252,24 +270,27 @@ class PdfDocument:
                 box = page_box(page)
                 bilevel = is_bilevel(page, box)
             except pypdfium2.PdfiumError as error:
-                if not self.engine.startswith("poppler"):
+                if not self.by_poppler:
                     raise PageError("corrupt", f"PDFium: {error}") from error
                 page = box = None  # Poppler may still be able to.
         dpi = self.settings["dpi"]
-        if box is not None:
-            check_pixels(*(side * dpi / POINTS_PER_INCH for side in box.size), self.limits)
-        if self.engine.startswith("poppler"):
+        box = box or self._poppler_box(number)
+        check_pixels(*_pixels(box, dpi), self.limits)
+        if self.by_poppler:
             image = self._render_with_poppler(number, dpi, bilevel)
+            if not _is_whole(image, box, dpi):
+                # It takes a CropBox that leads out of the MediaBox for another one.
+                box = self._poppler_box(number)
+                check_pixels(*_pixels(box, dpi), self.limits)
+            if not _is_whole(image, box, dpi):
+                raise PageError("memory", f"{_too_much_memory(self.limits)}, as it seems")
             scale = (POINTS_PER_INCH / dpi, POINTS_PER_INCH / dpi)
         else:
             image = page.render(scale=dpi / POINTS_PER_INCH, rev_byteorder=True).to_numpy()
-            image = np.ascontiguousarray(image[..., :3] if image.ndim == 3 else image)
             # PDFium stretches the box over whole pixels, Poppler cuts the last one.
             scale = (box.size[0] / image.shape[1], box.size[1] / image.shape[0])
         height, width = image.shape[:2]
         check_pixels(width, height, self.limits)
-        if box is None:  # Only Poppler can read this page, and it tells no boxes by page.
-            box = PageBox(0.0, 0.0, width * scale[0], height * scale[1], 0)
         data, suffix = encode_page(image, bilevel, self.settings["jpeg_quality"])
         return PageImage(
             data,
@@ -284,9 +305,19 @@ class PdfDocument:
             to_pdf(box, *scale),
         )
 
+    def _poppler_box(self, number: int) -> PageBox:
+        """The visible box of a page as Poppler takes it; PageError where it finds no such page."""
+        query = ["pdfinfo", "-box", "-f", str(number), "-l", str(number), self.path]
+        said = subprocess.run(query, capture_output=True, text=True, errors="replace", check=False)
+        lines = dict(re.findall(rf"^Page +{number} (\w+): +(.+)$", said.stdout, re.MULTILINE))
+        try:
+            return PageBox(*map(float, lines["CropBox"].split()), int(lines["rot"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise PageError("corrupt", f"Poppler finds no page {number}: {said.stderr}") from error
+
     def _render_with_poppler(self, number: int, dpi: int, grey: bool) -> np.ndarray:
         """(H, W) or (H, W, 3) RGB uint8. Poppler says nothing of why it made no image."""
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = _cpu_used(resource.RUSAGE_CHILDREN)
         try:
             images = pdf2image.convert_from_path(
                 self.path,
@@ -302,11 +333,24 @@ class PdfDocument:
         except pdf2image.exceptions.PDFPageCountError as error:
             cause = str(error)
         except (OSError, ValueError) as error:  # Half an image, as of a pdftoppm that was killed.
+            if isinstance(error, OSError) and error.errno:
+                raise
             cause = f"{type(error).__name__}: {error}"
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if after.ru_utime - before.ru_utime >= 0.95 * self.limits["cpu_seconds"]:
+        if _cpu_used(resource.RUSAGE_CHILDREN) - before >= 0.95 * self.limits["cpu_seconds"]:
             raise PageError("timeout", _too_slow(self.limits))
         raise PageError("corrupt", f"Poppler: {cause}")
+
+
+def _pixels(box: PageBox, dpi: float) -> tuple[float, float]:
+    """Width and height of a page's image."""
+    return box.size[0] * dpi / POINTS_PER_INCH, box.size[1] * dpi / POINTS_PER_INCH
+
+
+def _is_whole(image: np.ndarray, box: PageBox, dpi: float) -> bool:
+    """Whether an image has the pixels of its page: Poppler gives one pixel where its memory ends."""
+    height, width = image.shape[:2]
+    wanted = _pixels(box, dpi)
+    return abs(width - wanted[0]) <= 2 and abs(height - wanted[1]) <= 2
 
 
 # Images -------------------------------------------------------------------------------------------
@@ -328,7 +372,7 @@ class ImageDocument:
         """A multi-page TIFF."""
         document = cls([path], settings, limits)
         with _image_errors():
-            document.frames = Image.open(path)
+            document.frames = Image.open(path, formats=IMAGE_FORMATS)
             document.pages = document.frames.n_frames
         return document
 
@@ -339,7 +383,7 @@ class ImageDocument:
                 self.frames.seek(number - 1)
                 return self._store(self.frames, None)
             path = self.paths[number - 1]
-            with Image.open(path) as image:
+            with Image.open(path, formats=IMAGE_FORMATS) as image:
                 return self._store(image, path)
 
     def _store(self, image: Image.Image, path: str | None) -> PageImage:
@@ -475,25 +519,41 @@ def _run_child(task: Mapping[str, Any], write_end: int) -> None:
 
     code = 0
     try:
-        limits = task["limits"]
-        memory = int(limits["memory_mb"]) << 20
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        Image.MAX_IMAGE_PIXELS = (
-            None  # images.limits.max_pixels is checked before anything is decoded.
-        )
+        memory = int(task["limits"]["memory_mb"]) << 20
+        _limit(resource.RLIMIT_AS, memory, memory)
+        _limit(resource.RLIMIT_CORE, 0, 0)
+        # images.limits.max_pixels is checked before anything is decoded.
+        Image.MAX_IMAGE_PIXELS = None
         _render(task, say)
-    except PageError as error:
-        say(event="failed", reason=error.reason, message=str(error))
-    except MemoryError:
-        say(event="failed", reason="memory", message=_too_much_memory(task["limits"]))
-    except OSError as error:
-        say(event="failed", reason="io", message=f"{type(error).__name__}: {error}")
-    except Exception as error:  # A parser's surprise about one file is that file's failure.
-        say(event="failed", reason="corrupt", message=f"{type(error).__name__}: {error}")
+    except Exception as error:
+        say(event="failed", row=_failure(error, task["limits"]))
     except BaseException:
         code = 1
     os._exit(code)
+
+
+def _limit(kind: int, soft: float, hard: float) -> None:
+    """Limit this process and its children, if there is not a lower limit already."""
+    present = resource.getrlimit(kind)[1]
+    if present != resource.RLIM_INFINITY:
+        soft = min(soft, present)
+        hard = present if hard == resource.RLIM_INFINITY else min(hard, present)
+    resource.setrlimit(kind, (soft, hard))
+
+
+def _failure(error: Exception, limits: Mapping[str, float]) -> dict[str, str]:
+    """The outcome of a page or document that raised `error`: whatever a parser raises about a file is
+    that file's failure."""
+    if isinstance(error, PageError):
+        return failed(STAGE, error.reason, str(error))
+    if (
+        isinstance(error, MemoryError)
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or getattr(error, "code", None) == cv2.Error.STS_NO_MEM
+    ):
+        return failed(STAGE, "memory", _too_much_memory(limits))
+    reason = "io" if isinstance(error, OSError) else "corrupt"
+    return failed(STAGE, reason, f"{type(error).__name__}: {error}")
 
 
 def _render(task: Mapping[str, Any], say: Callable[..., None]) -> None:
@@ -508,29 +568,21 @@ def _render(task: Mapping[str, Any], say: Callable[..., None]) -> None:
         document = ImageDocument(paths, settings, limits)
     say(event="opened", pages=document.pages)
     folder = Path(task["folder"])
-    for number in task["pages"] or range(task["first"], document.pages + 1):
-        if _cpu_used() > limits["cpu_seconds"]:
-            say(event="tired")  # Limits count from a process's start: a fresh one goes on.
-            return
+    for place, number in enumerate(task["pages"] or range(1, document.pages + 1)):
+        if place and _cpu_used() > limits["cpu_seconds"]:
+            return  # Limits count from a process's start: a fresh one goes on.
         say(event="page", page=number)
-        _limit_cpu(limits["cpu_seconds"])
-        if not 1 <= number <= document.pages:
-            message = f"the document has {document.pages} pages, the CSV names page {number}"
-            say(event="row", page=number, row=failed(STAGE, "unsupported", message))
-            continue
         try:
-            say(event="row", page=number, row=_save(document.page(number), number, folder, say))
-        except PageError as error:
-            say(event="row", page=number, row=failed(STAGE, error.reason, str(error)))
-        except MemoryError:
-            row = failed(STAGE, "memory", _too_much_memory(limits))
-            say(event="row", page=number, row=row)
-        except OSError as error:
-            row = failed(STAGE, "io", f"{type(error).__name__}: {error}")
-            say(event="row", page=number, row=row)
-        except Exception as error:  # As above, of one page.
-            row = failed(STAGE, "corrupt", f"{type(error).__name__}: {error}")
-            say(event="row", page=number, row=row)
+            _limit_cpu(limits["cpu_seconds"])
+            if not 1 <= number <= document.pages:
+                raise PageError(
+                    "unsupported",
+                    f"the document has {document.pages} pages, the CSV names page {number}",
+                )
+            row = _save(document.page(number), number, folder, say)
+        except Exception as error:
+            row = _failure(error, limits)
+        say(event="row", page=number, row=row)
 
 
 def _save(page: PageImage, number: int, folder: Path, say: Callable[..., None]) -> dict:
@@ -560,15 +612,15 @@ def _save(page: PageImage, number: int, folder: Path, say: Callable[..., None]) 
     }
 
 
-def _cpu_used() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
+def _cpu_used(who: int = resource.RUSAGE_SELF) -> float:
+    used = resource.getrusage(who)
     return used.ru_utime + used.ru_stime
 
 
 def _limit_cpu(seconds: float) -> None:
     """Have the kernel end this process after `seconds` more of CPU time; children inherit the bound."""
     soft = int(_cpu_used() + seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+    _limit(resource.RLIMIT_CPU, soft, resource.RLIM_INFINITY)
 
 
 def _too_slow(limits: Mapping[str, float]) -> str:
@@ -598,7 +650,7 @@ class Worker:
         )
 
     def run(self, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The messages of a task, the last one of event `end`."""
+        """The messages of a task, the last one of event `end`. Read all before the next task."""
         self.process.stdin.write(json.dumps(task) + "\n")
         self.process.stdin.flush()
         for line in self.process.stdout:
@@ -609,25 +661,27 @@ class Worker:
         raise RuntimeError(f"a render worker ended with {self.process.wait()}")
 
     def close(self) -> None:
-        """End the process."""
-        self.process.stdin.close()
+        """End the process, and with it what it has at work."""
+        self.process.kill()
         self.process.wait()
+        self.process.stdin.close()
         self.process.stdout.close()
 
 
 def _reason_of_death(end: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str, str]:
     """The outcome of the page at which a child died."""
+    code = end["code"]
     if end["how"] == "timeout":
         message = f"no page within images.limits.wall_seconds ({limits['wall_seconds']:g} s)"
         return failed(STAGE, "timeout", message)
-    if end["code"] == -signal.SIGXCPU:
+    if code == -signal.SIGXCPU:
         return failed(STAGE, "timeout", _too_slow(limits))
-    if end["code"] == -signal.SIGKILL:
-        return failed(STAGE, "memory", "the worker process was killed, as when memory runs out")
-    if end["code"] < 0:
-        message = f"the worker process ended by {signal.Signals(-end['code']).name}"
-        return failed(STAGE, "corrupt", message)
-    return failed(STAGE, "corrupt", f"the worker process ended with status {end['code']}")
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
+    # SIGKILL comes from the kernel, SIGABRT from PDFium, status 127 from glibc, where memory ends.
+    if code in (-signal.SIGKILL, -signal.SIGABRT, 127):
+        message = f"the worker process ended {how}, as when memory runs out"
+        return failed(STAGE, "memory", message)
+    return failed(STAGE, "corrupt", f"the worker process ended {how}")
 
 
 def render_document(
@@ -637,50 +691,39 @@ def render_document(
 
     `task` holds kind, paths (hex), pages (a list, or None for all), folder, settings, limits, engine.
     """
-    rows: dict[int | None, dict[str, Any]] = {}
-    wanted: list[int] | None = task["pages"]
-    first, total = 1, None
+    rows: dict[int, dict[str, Any]] = {}
+    owed: list[int] | None = task["pages"]
+    opened_once = False
     while True:
-        current, tired, finished = None, False, False
-        for message in worker.run({**task, "pages": wanted, "first": first}):
+        opened, current, problem = False, None, None
+        for message in worker.run({**task, "pages": owed}):
             event = message["event"]
             if event == "opened":
-                total = message["pages"]
+                opened = opened_once = True
+                owed = owed or list(range(1, message["pages"] + 1))
             elif event == "page":
                 current = message["page"]
             elif event == "row":
                 rows[message["page"]] = message["row"]
                 on_page()
                 current = None
-            elif event == "tired":
-                tired = True
             elif event == "failed":
-                rows[current] = failed(STAGE, message["reason"], message["message"])
+                problem = message["row"]
             elif event == "fatal":
                 raise UserError(message["message"])
-            elif event == "end":
-                died = message["how"] == "timeout" or message["code"] != 0
-                if died:
-                    rows[current] = _reason_of_death(message, task["limits"])
-                finished = not died and not tired
-        if finished or total is None or (not tired and current is None):
-            break
-        done = [page for page in rows if page is not None]
-        if wanted is None:
-            first = max(done, default=0) + 1
-            if first > total:
-                break
-        else:
-            wanted = [page for page in wanted if page not in rows]
-            if not wanted:
-                break
-    if None in rows and len(rows) > 1 and total is not None:
-        # It opened once and then no more: every page that is owed fails for that reason.
-        outcome = rows.pop(None)
-        for page in task["pages"] or range(1, total + 1):
-            rows.setdefault(page, outcome)
-    keys = sorted(rows, key=lambda page: page or 0)
-    return [{"page": page, **rows[page]} for page in keys]
+            elif event == "end" and (message["how"] == "timeout" or message["code"] != 0):
+                problem = _reason_of_death(message, task["limits"])
+        if not opened_once:
+            return [{"page": None, **problem}]
+        owed = [page for page in owed if page not in rows]
+        if problem and not opened:  # It opened once and then no more.
+            rows |= dict.fromkeys(owed, problem)
+            owed = []
+        elif problem and owed:  # Costs the page it was at; another child goes on behind it.
+            rows[current or owed[0]] = problem
+            owed = [page for page in owed if page not in rows]
+        if not owed:
+            return [{"page": page, **rows[page]} for page in sorted(rows)]
 
 
 def source_files(document: Document, archive: Path, boundary: bytes | None) -> list[bytes]:
@@ -832,8 +875,10 @@ def _render_or_keep(
             },
             on_page,
         )
-    finally:
-        pool.put(worker)
+    except BaseException:
+        pool.put(None)  # The worker's answers may be out of step with the questions now.
+        raise
+    pool.put(worker)
     return sorted(itertools.chain(kept, rows), key=lambda row: row["page"] or 0)
 
 

@@ -190,7 +190,13 @@ class TableWriter:
     def __enter__(self) -> TableWriter:
         """Open the temporary file."""
         self._writer = pq.ParquetWriter(
-            self.temporary, self.schema, compression="zstd", version="2.6", store_schema=True
+            self.temporary,
+            self.schema,
+            compression="zstd",
+            version="2.6",
+            store_schema=True,
+            # Without them most flipped bits in zstd pages are read as other values.
+            write_page_checksum=True,
         )
         return self
 
@@ -211,9 +217,11 @@ class TableWriter:
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read one file of ours; a damaged file is a UserError that says how to have it made again."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(columns=list(columns) if columns else None)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # The file system's; what pyarrow says of pages has none.
+            raise
         raise UserError(
             f"{path} is damaged ({error}). Delete it and run again: it is rebuilt from the store."
         ) from error

@@ -1,0 +1,53 @@
+"""Draw the regions of a finished run on its page images, to look at."""
+
+import sys
+from pathlib import Path
+
+from scanmill.errors import UserError
+from scanmill.maintenance import (
+    choose_documents,
+    draw_page,
+    find_plan,
+    find_results,
+    pages_to_draw,
+    run_tool,
+    tool_parser,
+)
+
+
+def main() -> int:
+    parser = tool_parser("Draw the regions of pages on their images, to look at.")
+    parser.add_argument(
+        "--documents",
+        required=True,
+        action="append",
+        metavar="GLOB",
+        help="names of documents, with * and ** as in archive.include; may be given several times",
+    )
+    parser.add_argument("--pages", help="such as 1-3,8 (default: all)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="where to (default: D/drawings)"
+    )
+    given = parser.parse_args()
+    results = find_results(given.directory)
+    folder = given.output or given.directory / "drawings"
+    chosen = choose_documents(find_plan(results), given.documents)
+    names = [name for documents in chosen.values() for name in documents]
+    count = 0
+    for drawn in pages_to_draw(results, names, given.pages):
+        row = drawn.page
+        if row["status"] == "ok":
+            print(draw_page(results, drawn, folder), flush=True)
+            count += 1
+        else:
+            page = "" if row["page"] is None else f", page {row['page']},"
+            print(f"{row['document']}{page} failed: {row['message']}", file=sys.stderr)
+    if not count:
+        raise UserError(
+            f"None of the {len(names)} chosen documents has such a page with its regions found."
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

@@ -1,0 +1,141 @@
+"""Whatever is killed, and whenever: the same command goes on, and ends as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PATIENCE, SHARDS, command, run_workflow, tables, write_settings
+
+#: Pages go one by one, so that a document's record is written while others still wait.
+SLOWLY = "detection={batch_size: 1}"
+
+
+class Started:
+    """A run of Snakemake in a process group of its own, as a terminal starts it."""
+
+    def __init__(self, directory, *arguments, **options):
+        self.log = directory.with_suffix(".log")
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                **command(directory, *arguments, **options),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_for(self, path):
+        """Return as soon as the file is there."""
+        end = time.monotonic() + PATIENCE
+        while not path.exists():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.002)
+
+    def kill(self, whole_group):
+        kill = os.killpg if whole_group else os.kill
+        kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def processes_in(directory):
+    """Ids of the processes that work in a directory."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if os.readlink(path).startswith(str(directory)):
+                found.append(int(path.parent.name))
+        except OSError:  # It ended while we looked, or is not ours.
+            continue
+    return found
+
+
+def assert_none_survives(directory):
+    """Loader processes look for their parent every 5 s."""
+    end = time.monotonic() + 20
+    while processes_in(directory):
+        assert time.monotonic() < end, processes_in(directory)
+        time.sleep(0.1)
+
+
+def records(directory, stage):
+    """The documents of the first shard that a stage has done."""
+    store = directory / "results/store"
+    return {name for name in SHARDS["00000"] if (store / name / f"{stage}.parquet").exists()}
+
+
+def outcomes(directory, rule):
+    lines = (directory / f"logs/{rule}/00000.log").read_text().splitlines()
+    words = [line.split(" ", 4)[3:] for line in lines]
+    return {name: outcome for outcome, name in words if outcome in ("computed", "reused")}
+
+
+@pytest.fixture
+def half_done(finished):
+    """The finished run without the detections of the first shard."""
+    results = finished.directory / "results"
+    for name in SHARDS["00000"]:
+        (results / "store" / name / "detections.parquet").unlink()
+    (results / "detections/00000.parquet").unlink()
+    return finished
+
+
+def test_a_run_killed_twice_in_the_middle_of_a_shard(undisturbed, tmp_path):
+    directory = tmp_path / "run"
+    write_settings(directory)
+    same = (directory, *undisturbed.config, SLOWLY)
+    store = directory / "results/store"
+
+    first = Started(*same, cores=1)
+    first.wait_for(store / "album/images.parquet")
+    first.kill(whole_group=True)
+    rendered = records(directory, "images")
+    assert "album" in rendered < SHARDS["00000"]
+    assert_none_survives(directory)
+
+    second = Started(*same, cores=1)
+    second.wait_for(store / "album/detections.parquet")
+    second.kill(whole_group=True)
+    reused = {n for n, outcome in outcomes(directory, "render_pages").items() if outcome == "reused"}
+    assert reused == rendered
+    detected = records(directory, "detections")
+    assert "album" in detected < SHARDS["00000"]
+    assert_none_survives(directory)
+
+    last = run_workflow(*same, cores=1)
+    assert "render_pages" not in last.jobs or "00000" not in last.jobs["render_pages"]
+    everything = set.union(*SHARDS.values())
+    assert last.made["detect_layout"] == everything - detected
+    assert tables(directory) == tables(undisturbed.directory)
+    assert_none_survives(directory)
+
+
+def test_snakemake_killed_and_its_job_living_on(half_done, undisturbed):
+    directory = half_done.directory
+    run = Started(directory, *half_done.config, SLOWLY)
+    run.wait_for(directory / "results/store/album/detections.parquet")
+    run.kill(whole_group=False)
+    assert processes_in(directory)
+
+    again = half_done.run(SLOWLY)
+    assert "is at work on detections of shard 00000; its results will be reused" in again.output
+    assert again.documents["detect_layout"].keys() == SHARDS["00000"]
+    assert again.made == {}
+    assert tables(directory) == tables(undisturbed.directory)
+    assert_none_survives(directory)
+
+
+def test_a_second_run_in_the_same_folder_says_so_and_stops(half_done, undisturbed):
+    directory = half_done.directory
+    run = Started(directory, *half_done.config, SLOWLY)
+    run.wait_for(directory / "results/store/album/detections.parquet")
+    second = half_done.run(ok=False)
+    assert f"Another run or tool is at work in {directory} (process {run.process.pid} on" in (
+        second.output
+    )
+    assert second.jobs == {}
+    assert run.process.wait(PATIENCE) == 0
+    assert tables(directory) == tables(undisturbed.directory)
+    assert_none_survives(directory)
