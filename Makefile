@@ -23,7 +23,7 @@ STATE = $(shell .venv/bin/python -c "import os, scanmill as s; \
 DOCTOR_PYTHON = $(shell .venv/bin/python -c "" 2>/dev/null && echo .venv/bin/python || echo $(PYTHON))
 IN_ENV = . .venv/bin/activate &&
 
-.PHONY: help env demo test lint format doctor test-bare-machine clean check-python broken
+.PHONY: help env demo test lint format doctor benchmark-memory test-bare-machine clean check-python broken
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [TORCH=pypi|cpu|cu126] [DETECTRON2=pypi|installed]"
@@ -74,6 +74,9 @@ format: env  ## bring the code into shape
 
 doctor: check-python  ## say what this machine has, what is wrong, and the remedy
 	@$(DOCTOR_PYTHON) scripts/doctor.py
+
+benchmark-memory: env  ## peak memory of every job over 500 pages, in one document and in 500 (15 minutes)
+	$(IN_ENV) python tests/benchmarks/memory.py
 
 test-bare-machine:  ## as root: both commands of the README in a bare Debian (30 minutes, 20 GB)
 	tests/bare_machine.sh

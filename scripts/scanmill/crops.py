@@ -16,7 +16,6 @@ import pyarrow as pa
 from PIL import Image
 
 from scanmill.errors import UserError
-from scanmill.preprocessing import decode
 from scanmill.progress import Progress
 from scanmill.store import Draft, Fingerprint, StageStore
 from scanmill.tables import SCHEMAS, by_page, content_digest, failed, from_rows
@@ -84,7 +83,7 @@ def crop_page(
         raise _missing(path, image, f"{type(error).__name__}: {error.strerror}") from error
     if hashlib.sha256(data).hexdigest() != image["sha256"]:
         raise _missing(path, image, "its bytes are not those that were rendered")
-    pixels = decode(data)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.shape[:2] != (image["height"], image["width"]):
         raise _missing(path, image, "it is damaged")
     bilevel = is_bilevel_png(data)

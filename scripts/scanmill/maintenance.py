@@ -969,7 +969,7 @@ def repair_results(directory: Path, problems: Iterable[Problem]) -> tuple[str, l
 
 _TABLES = {
     "documents": "what became of each document",
-    "pages": "each page: its image, its size, what became of it",
+    "pages": "each page, and document that never opened: image, size, what became of it",
     "regions": "each region: class, box, outline, score, place in the reading order",
     "crops": "each region cut out of its page",
     "detections": "what the detector saw, down to low scores: thresholds come after it",
@@ -986,11 +986,12 @@ def describe_results(directory: Path) -> str:
             f"{results / 'documents.parquet'}. How far it is: "
             f"{tool_command('show_progress', directory)}"
         )
-    documents = read_table(results / "documents.parquet", ("pages_ok", "pages_failed"))
-    ok, failed = (pc.sum(column).as_py() or 0 for column in documents.columns)
+    documents = read_table(results / "documents.parquet", ("status", "pages_ok", "pages_failed"))
+    ok, failed = (pc.sum(documents[name]).as_py() or 0 for name in ("pages_ok", "pages_failed"))
+    lost = pc.sum(pc.equal(documents["status"], "failed")).as_py() or 0
     lines = [
-        f"{documents.num_rows} documents with {ok} pages in tables, {failed} pages failed. "
-        f"The tables, in {results}:",
+        f"{documents.num_rows} documents with {ok} pages in tables. Failed: {failed} pages, {lost} "
+        f"whole documents. The tables, in {results}:",
         "",
     ]
     for name, meaning in _TABLES.items():

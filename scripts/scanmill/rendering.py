@@ -245,6 +245,13 @@ class PdfDocument:
             self.pages = self._count_with_poppler(problem)
         if not self.pages:
             raise PageError("empty", "the PDF has no pages")
+        if self.by_poppler and self.pdf is not None:
+            # Poppler leaves out what is no page and counts on, so that the last one is not found;
+            # by its numbers, pages would get the images of others.
+            try:
+                self._poppler_box(self.pages)
+            except PageError:
+                self.engine = choose_engine("pdfium")
 
     @property
     def by_poppler(self) -> bool:
@@ -583,6 +590,8 @@ def _render(task: Mapping[str, Any], say: Callable[..., None]) -> None:
         except Exception as error:
             row = _failure(error, limits)
         say(event="row", page=number, row=row)
+        if row.get("reason") == "memory":
+            return  # What is left of this process's memory may not do for the next page.
 
 
 def _save(page: PageImage, number: int, folder: Path, say: Callable[..., None]) -> dict:

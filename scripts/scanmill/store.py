@@ -129,6 +129,8 @@ def _walk(node: object, update: Callable[[bytes], object]) -> None:
             value = getattr(node, name, None)
             if name == "body" and _has_docstring(node):
                 value = value[1:]
+            if isinstance(node, ast.JoinedStr):  # Python 3.12.1 puts empty texts between its parts.
+                value = [part for part in value if getattr(part, "value", None) != ""]
             if value is None and not (isinstance(node, ast.Constant) and name == "value"):
                 continue
             if value != []:
@@ -140,7 +142,8 @@ def _walk(node: object, update: Callable[[bytes], object]) -> None:
             _walk(item, update)
             update(b",")
     else:
-        update(f"{type(node).__name__}:{node!r}".encode())
+        # ascii: repr depends on what a release's Unicode tables call printable.
+        update(f"{type(node).__name__}:{node!a}".encode())
 
 
 def _has_docstring(node: ast.AST) -> bool:
@@ -291,7 +294,7 @@ def read_record_metadata(results: Path, document: str, stage: str) -> dict[str, 
         for name, size in files.items():
             if (folder / name).stat().st_size != size:
                 return None
-    except (OSError, pa.ArrowException, KeyError, ValueError):
+    except (OSError, pa.ArrowException, AttributeError, KeyError, ValueError):
         return None
     if not schema.remove_metadata().equals(SCHEMAS[STAGES[stage].tables[0]]):
         return None

@@ -103,7 +103,7 @@ def _failed_crops(path: Path) -> pa.Table:
 
 
 def failure_report(
-    documents: pa.Table, failures: pa.Table, max_failed_fraction: float, directory: str
+    documents: pa.Table, failures: pa.Table, max_failed_fraction: float
 ) -> tuple[str, bool]:
     """A text for people, and whether more than `max_failed_fraction` of the pages failed.
 
@@ -114,7 +114,7 @@ def failure_report(
     on_pages = failures.filter(pc.not_equal(failures["stage"], "crops")).num_rows
     fraction = on_pages / pages if pages else 0.0
     too_much = fraction > max_failed_fraction
-    lines = list(_report(documents, failures, pages, on_pages, directory))
+    lines = list(_report(documents, failures, pages, on_pages))
     if too_much:
         lines += [
             "",
@@ -126,7 +126,7 @@ def failure_report(
 
 
 def _report(
-    documents: pa.Table, failures: pa.Table, pages: int, on_pages: int, directory: str
+    documents: pa.Table, failures: pa.Table, pages: int, on_pages: int
 ) -> Iterator[str]:
     regions = pc.sum(documents["regions"]).as_py() or 0
     yield f"documents {documents.num_rows}, pages {pages - on_pages} ok, {on_pages} failed"
@@ -140,9 +140,16 @@ def _report(
     for (stage, reason), count in sorted(counted.items()):
         yield f"{stage:<12}{reason:<14}{count:>6}  {_example(rows, stage, reason)}"
     yield ""
-    yield "All are rows of results/failures.parquet. To try some of them again in the next run:"
-    reasons = ",".join(sorted({row["reason"] for row in rows}))
-    yield f"  python scripts/retry_failed.py --directory {directory} --reason {reasons}"
+    yield "All are rows of results/failures.parquet."
+
+
+def retry_command(failures: pa.Table, directory: Path) -> str:
+    """What has the failed documents tried again by the next run."""
+    reasons = ",".join(sorted(set(failures["reason"].to_pylist())))
+    return (
+        "To have them tried again by the next run:\n"
+        f"  python scripts/retry_failed.py --directory {directory} --reason {reasons}\n"
+    )
 
 
 def _example(rows: Sequence[Mapping[str, Any]], stage: str, reason: str) -> str:

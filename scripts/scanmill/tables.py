@@ -222,9 +222,10 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None):  # The file system's; what pyarrow says of pages has none.
             raise
-        raise UserError(
-            f"{path} is damaged ({error}). Delete it and run again: it is rebuilt from the store."
-        ) from error
+        remedy = "Delete it and run again: it is rebuilt from the store."
+        if "store" in path.parts:  # Nothing would notice that a document's record is gone.
+            remedy = "`python scripts/verify_results.py --repair` has the next run make it again."
+        raise UserError(f"{path} is damaged ({error}). {remedy}") from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -251,9 +252,14 @@ def by_document(table: pa.Table) -> dict[str, pa.Table]:
 
 def by_page(table: pa.Table) -> dict[int, pa.Table]:
     """Cut the rows of one document, grouped by page, into one slice per page."""
+    slices: dict[int, pa.Table] = {}
     if not table.num_rows:
-        return {}
-    return {page: table.slice(start, length) for page, start, length in _runs(table["page"])}
+        return slices
+    for page, start, length in _runs(table["page"]):
+        if page in slices:
+            raise ValueError(f"the rows of page {page} are not together")
+        slices[page] = table.slice(start, length)
+    return slices
 
 
 def _runs(column: pa.ChunkedArray) -> Iterator[tuple[Any, int, int]]:
@@ -272,11 +278,16 @@ def content_digest(table: pa.Table, columns: Iterable[str] | None = None) -> str
     """
     digest = hashlib.sha256()
     for name in columns or table.schema.names:
-        digest.update(f"{name}:{table.schema.field(name).type}:{table.num_rows};".encode())
+        digest.update(f"{name}:{_kind(table.schema.field(name).type)}:{table.num_rows};".encode())
         column = table[name]
         for chunk in column.chunks[:1] if column.num_chunks == 1 else [column.combine_chunks()]:
             _digest_array(digest, chunk)
     return digest.hexdigest()
+
+
+def _kind(kind: pa.DataType) -> str:
+    """A name for a column's type; pyarrow's of a list differs before and after Parquet."""
+    return f"list<{_kind(kind.value_type)}>" if hasattr(kind, "value_type") else str(kind)
 
 
 def _digest_array(digest: hashlib._Hash, array: pa.Array) -> None:

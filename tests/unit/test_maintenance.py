@@ -782,7 +782,7 @@ def test_a_hundred_thousand_documents_are_counted_in_seconds(tmp_path):
 
 def test_results_are_described(finished, directory):
     said = maintenance.describe_results(finished)
-    assert "5 documents with 8 pages in tables, 2 pages failed" in said
+    assert "5 documents with 8 pages in tables. Failed: 2 pages, 1 whole documents." in said
     assert "regions/                  8 rows" in said
     assert "Regions by class:    text 8" in said
     assert "Failures by reason:  detector 1, timeout 1" in said
