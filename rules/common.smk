@@ -4,8 +4,6 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
 sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 # The jobs, too, import the library that lies here, whatever else their environment has installed.
 search_path = filter(None, [sys.path[0], os.environ.get("PYTHONPATH")])
@@ -16,13 +14,16 @@ from scanmill.errors import UserError
 
 
 def user_errors(function):
-    """Have a UserError shown as Snakemake shows its own errors: the message, no traceback."""
+    """Have a UserError end the run with its message alone.
+
+    Snakemake would write the lines of the Snakefile beneath it, were it a WorkflowError.
+    """
 
     def wrapped(*args):
         try:
             return function(*args)
         except UserError as error:
-            raise WorkflowError(str(error))
+            sys.exit(f"\nError: {error}")
 
     return wrapped
 
@@ -30,6 +31,7 @@ def user_errors(function):
 @user_errors
 def resolve_config():
     """The settings in use: defaults, the working directory's config.yaml, --configfile, --config."""
+    settings.check_directory(Path.cwd())
     return settings.load_settings(
         Path(workflow.basedir, "config/config.yaml"),
         Path(workflow.basedir, "config/config.schema.yaml"),

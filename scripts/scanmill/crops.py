@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -121,7 +122,7 @@ def _missing(path: Path, image: Mapping[str, Any], why: str) -> UserError:
     return UserError(
         f"The page image {path} of {image['document']}, page {image['page']}, cannot be cropped: {why}. "
         "`python scripts/verify_results.py --repair --directory "
-        f"{Path.cwd()}` has what is damaged made again by the next run."
+        f"{shlex.quote(str(Path.cwd()))}` has what is damaged made again by the next run."
     )
 
 

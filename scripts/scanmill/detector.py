@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import shlex
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,9 @@ import numpy as np
 import pyarrow as pa
 import safetensors.torch
 import torch
+from torch.backends import mkldnn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 # What torch says of Detectron2's code at every start, and nobody can act on.
 warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
@@ -115,6 +120,61 @@ class Float32Pooler(torch.nn.Module):
         return pooled.to(kind)
 
 
+class SteadyKernels(TorchFunctionMode):
+    """oneDNN for every convolution and linear layer in float32 on the CPU.
+
+    For one page, one thread or few rows torch takes other kernels (ATen's ConvParams::use_mkldnn), and
+    MKL cuts long sums by the number of threads: the last bits of a page's numbers would depend on its
+    neighbours and on the cores. With oneDNN they do not.
+    """
+
+    def __torch_function__(
+        self, function: Callable, types: object, args: tuple = (), kwargs: Mapping | None = None
+    ) -> object:
+        """Hand the three kinds of layers on to oneDNN; everything else goes its way."""
+        steady = _STEADY.get(function)
+        # Nothing to compute, as on a page without proposals, is beyond oneDNN.
+        if steady and args[0].numel():
+            return steady(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def _convolve(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> torch.Tensor:
+    """As functional.conv2d."""
+    pairs = [(v, v) if isinstance(v, int) else tuple(v) for v in (padding, stride, dilation)]
+    return torch.mkldnn_convolution(x, weight, bias, *pairs, groups)
+
+
+def _convolve_transposed(x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+    """As functional.conv_transpose2d, for which torch takes oneDNN wherever there are two inputs."""
+    if len(x) > 1:
+        return functional.conv_transpose2d(x, *args, **kwargs)
+    return functional.conv_transpose2d(torch.cat([x, x]), *args, **kwargs)[:1]
+
+
+def _multiply(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """As functional.linear: a convolution of 1 x 1 pixels."""
+    rows = x.reshape(-1, x.shape[-1])[:, :, None, None]
+    return _convolve(rows, weight[:, :, None, None], bias).reshape(*x.shape[:-1], -1)
+
+
+_STEADY = {
+    functional.conv2d: _convolve,
+    functional.conv_transpose2d: _convolve_transposed,
+    functional.linear: _multiply,
+}
+
+
 class Detector:
     """A Detectron2 model of a model folder, ready to detect on batches of pages."""
 
@@ -138,7 +198,13 @@ class Detector:
         self.model = self._build(folder)
         self.divisibility: int = self.model.backbone.size_divisibility
         self._n_proposals: list[int] = []
-        self.model.proposal_generator.register_forward_hook(self._count_proposals)
+        self._finite = torch.empty(0)
+        generator = self.model.proposal_generator
+        generator.rpn_head.register_forward_hook(self._check_maps)
+        generator.register_forward_hook(self._count_proposals)
+        for predictor in self.model.roi_heads.box_predictor.modules():
+            if hasattr(predictor, "bbox_pred"):  # One, or one per stage of a cascade.
+                predictor.register_forward_hook(self._check_predictions)
 
     def _build(self, folder: Path) -> torch.nn.Module:
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -154,11 +220,22 @@ class Detector:
         for name in ("box_pooler", "mask_pooler"):
             if hasattr(heads, name):
                 setattr(heads, name, Float32Pooler(getattr(heads, name)))
-        # With channels_last, oneDNN computes a page of a batch exactly as a page alone.
+        # With channels_last, oneDNN computes a page of a batch exactly as a page alone; SteadyKernels
+        # sees to it that it is oneDNN.
         return model.to(memory_format=torch.channels_last)
 
     def _count_proposals(self, module: object, args: object, output: tuple) -> None:
         self._n_proposals = [len(proposals) for proposals in output[0]]
+
+    def _check_maps(self, module: object, args: object, output: tuple) -> None:
+        """Note on which pages the network's numbers are finite: Detectron2 leaves out all others, and a
+        page would seem empty."""
+        maps = [each for group in output for each in group]
+        self._finite = torch.stack([each.isfinite().flatten(1).all(1) for each in maps]).all(0)
+
+    def _check_predictions(self, module: object, args: object, output: tuple) -> None:
+        rows = torch.cat(output, dim=1).isfinite().all(1).split(self._n_proposals)
+        self._finite = self._finite & torch.stack([each.all() for each in rows])
 
     def dataset(self, pages: Sequence[Page], results: Path) -> PageDataset:
         """The pages as this model takes them."""
@@ -191,17 +268,22 @@ class Detector:
         inputs = [{"image": page.to(self.device).expand(3, -1, -1)} for page in pixels]
         kind = PRECISIONS[self.precision]
         autocast = torch.autocast(self.device.type, kind, enabled=kind != torch.float32)
-        with torch.inference_mode(), autocast:
+        steady = contextlib.nullcontext()
+        # In bfloat16 torch takes oneDNN anyway.
+        if kind == torch.float32 and self.device.type == "cpu" and mkldnn.is_available():
+            steady = SteadyKernels()
+        with torch.inference_mode(), autocast, steady:
             found = self.model.inference(inputs, do_postprocess=False)
-        return [
-            self._page(instances, size, n_proposals)
-            for instances, size, n_proposals in zip(found, sizes, self._n_proposals, strict=True)
-        ]
+        each = zip(found, sizes, self._n_proposals, self._finite.tolist(), strict=True)
+        return [self._page(*page) for page in each]
 
-    def _page(self, found: Instances, size: tuple[int, int], n_proposals: int) -> PageDetections:
+    def _page(
+        self, found: Instances, size: tuple[int, int], n_proposals: int, finite: bool
+    ) -> PageDetections:
         """Scale to the page image, as detector_postprocess does, without pasting masks on it."""
-        if n_proposals == 0:  # There are always some, unless the network's numbers are not finite.
-            return _nothing(("detector", "the network proposed nothing: are its weights finite?"))
+        if not finite:
+            message = f"in {self.precision}, the network's numbers are not finite"
+            return _nothing(("detector", message))
         height, width = size
         resized_height, resized_width = found.image_size
         scale = np.array([width / resized_width, height / resized_height] * 2, np.float32)
@@ -336,7 +418,7 @@ def detect_documents(
         for sample, detections in zip(batch, detector.detect(pixels, sizes), strict=True):
             work = owners[sample.index]
             mine = found.setdefault(work.document, {})
-            mine[pages[sample.index].page] = (detections, np.array(sample.ink))
+            mine[pages[sample.index].page] = (detections, np.asarray(sample.ink).copy())
             left[work.document] -= 1
             progress.page()
             if not left[work.document]:
@@ -362,7 +444,7 @@ def _load(
             raise UserError(
                 f"The page image {store.results / page.image} of {page.document}, page {page.page}, "
                 f"was rendered but {sample.problem}. `python scripts/verify_results.py --repair "
-                f"--directory {os.getcwd()}` has what is damaged made again by the next run."
+                f"--directory {shlex.quote(os.getcwd())}` has what is damaged made again by the next run."
             )
         yield sample
 

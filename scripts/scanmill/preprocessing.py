@@ -45,15 +45,19 @@ class Sample(NamedTuple):
 
 
 def resized_shape(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
-    """(height, width) as Detectron2's ResizeShortestEdge.get_output_shape computes them."""
+    """(height, width) as Detectron2's ResizeShortestEdge computes them: 0 for `min_size` keeps a page
+    as it is. At least one pixel, where Detectron2 fails on a page a thousand times as long as wide."""
+    if min_size == 0:
+        return height, width
     scale = min_size / min(height, width)
     new_height, new_width = (
         (min_size, scale * width) if height < width else (scale * height, min_size)
     )
     longest = max(new_height, new_width)
     if longest > max_size:
-        new_height, new_width = new_height * max_size / longest, new_width * max_size / longest
-    return int(new_height + 0.5), int(new_width + 0.5)
+        scale = max_size / longest
+        new_height, new_width = new_height * scale, new_width * scale
+    return max(int(new_height + 0.5), 1), max(int(new_width + 0.5), 1)
 
 
 def canvas(height: int, width: int, divisibility: int) -> tuple[int, int]:

@@ -32,7 +32,10 @@ def job(log: str | Path) -> Iterator[None]:
     """Log to the file `log` and to stderr; end with exit status 1, without traceback, on errors that
     only the user can mend (bad settings or files, a full disk)."""
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
-    for handler in (logging.FileHandler(log, mode="w"), logging.StreamHandler(sys.stderr)):
+    file = logging.FileHandler(log, mode="w")
+    # What does not fit on a full disk is said on stderr: logging would add a traceback to each line.
+    file.handleError = lambda record: None
+    for handler in (file, logging.StreamHandler(sys.stderr)):
         handler.setFormatter(formatter)
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -57,7 +60,8 @@ def storage_error(error: OSError) -> str | None:
     )
     if number not in _STORAGE_ERRORS:
         return None
-    where = error.filename or "the working directory"
+    # Of a copy, the second name is that of the target.
+    where = error.filename2 or error.filename or "the working directory"
     return (
         f"Cannot write results: {_STORAGE_ERRORS[number]} ({where}). Mend that and run the same command "
         "again: everything finished so far is kept."
@@ -74,9 +78,8 @@ class Progress:
     def __init__(self, what: str, documents: int, work: float, pages: int | None = None) -> None:
         """`pages` in all, if known."""
         self.what, self.documents, self.work, self.pages = what, documents, work, pages
-        self.done_documents = self.done_pages = self.reused = 0
-        self.done_work = 0.0
-        self.computed_work = 0.0
+        self.done_documents = self.done_pages = self.reused = self.reused_pages = 0
+        self.done_work = self.reused_work = 0.0
         self.started = time.monotonic()
         self._lock = threading.Lock()
         self._next = self.started + INTERVAL
@@ -92,12 +95,11 @@ class Progress:
         with self._lock:
             self.done_documents += 1
             self.done_work += work
+            self.done_pages += pages
             if outcome == "reused":
                 self.reused += 1
-            else:
-                self.computed_work += work
-            if self.pages is not None or outcome != "reused":
-                self.done_pages += pages
+                self.reused_work += work
+                self.reused_pages += pages
             logger.info("%s %s", outcome, name)
             self._say_sometimes()
 
@@ -110,17 +112,19 @@ class Progress:
         """One line: documents and pages done of all, pages per second, time left."""
         elapsed = time.monotonic() - self.started
         of_pages = "" if self.pages is None else f" of {self.pages}"
+        # What was reused cost no time: neither the speed nor the estimate may count on more of it.
+        computed = self.done_pages - self.reused_pages
         text = (
             f"{self.what}: {self.done_documents} of {self.documents} documents "
             f"({self.reused} reused), {self.done_pages}{of_pages} pages, "
-            f"{self.done_pages / max(elapsed, 1e-9):.2f} pages/s"
+            f"{computed / max(elapsed, 1e-9):.2f} pages/s"
         )
-        if self.pages:
-            share = self.done_pages / self.pages
+        if self.pages is not None:
+            done, left = computed, self.pages - self.done_pages
         else:
-            share = self.done_work / self.work if self.work else 0.0
-        if 0 < share < 1:
-            text += f", {_duration(elapsed * (1 - share) / share)} left"
+            done, left = self.done_work - self.reused_work, self.work - self.done_work
+        if done > 0 and left > 0:
+            text += f", {_duration(elapsed * left / done)} left"
         return text
 
     def finish(self) -> None:

@@ -433,7 +433,9 @@ class ImageDocument:
 def _image_errors() -> Iterator[None]:
     try:
         yield
-    except (Image.UnidentifiedImageError, SyntaxError, EOFError, ValueError) as error:
+    except Image.UnidentifiedImageError as error:  # Its own text is the path.
+        raise PageError("corrupt", f"{type(error).__name__}: no image that is known") from error
+    except (SyntaxError, EOFError, ValueError) as error:
         raise PageError("corrupt", f"{type(error).__name__}: {error}") from error
     except OSError as error:
         if error.errno:  # The file system's; Pillow's own have none.
@@ -559,8 +561,9 @@ def _failure(error: Exception, limits: Mapping[str, float]) -> dict[str, str]:
         or getattr(error, "code", None) == cv2.Error.STS_NO_MEM
     ):
         return failed(STAGE, "memory", _too_much_memory(limits))
-    reason = "io" if isinstance(error, OSError) else "corrupt"
-    return failed(STAGE, reason, f"{type(error).__name__}: {error}")
+    if isinstance(error, OSError):
+        return _unreadable(error)
+    return failed(STAGE, "corrupt", f"{type(error).__name__}: {error}")
 
 
 def _render(task: Mapping[str, Any], say: Callable[..., None]) -> None:
@@ -839,6 +842,8 @@ def _one_document(
 
 
 def _unreadable(error: OSError) -> dict[str, str]:
+    """The outcome of what the system does not let us read; without the path, since a table must not
+    depend on where the archive lies."""
     return failed(STAGE, "io", f"{type(error).__name__}: {error.strerror or error}")
 
 

@@ -118,6 +118,15 @@ def load_settings(
     return _merge_layers([layer for _, layer in layers])
 
 
+def check_directory(directory: Path) -> None:
+    """Raise UserError if nothing can be written into the working directory."""
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise UserError(
+            f"The working directory {directory} cannot be written to. Choose another with "
+            "--directory, or change its permissions."
+        )
+
+
 def archive_path(settings: Mapping, directory: Path) -> Path:
     """The archive (a folder or a CSV file) as an absolute path, links not resolved.
 

@@ -282,21 +282,21 @@ class Draft:
 def read_record_metadata(results: Path, document: str, stage: str) -> dict[str, str] | None:
     """A record's metadata, or None where the stage is not done for the document.
 
-    Not done: no record, one that cannot be read, of another schema, or one that names a file that is
-    missing or has another size.
+    Not done: no record, one that cannot be read, one with a table of another schema, or one that names
+    a file that is missing or has another size.
     """
     folder = document_folder(results, document)
-    path = folder / record_name(stage)
     try:
-        schema = pq.read_schema(path)
-        metadata = read_metadata(path)
+        metadata = read_metadata(folder / record_name(stage))
         files = json.loads(metadata["files"])
         for name, size in files.items():
             if (folder / name).stat().st_size != size:
                 return None
+        for table in STAGES[stage].tables:
+            schema = pq.read_schema(folder / table_file(stage, table))
+            if not schema.equals(SCHEMAS[table]):
+                return None
     except (OSError, pa.ArrowException, AttributeError, KeyError, ValueError):
-        return None
-    if not schema.remove_metadata().equals(SCHEMAS[STAGES[stage].tables[0]]):
         return None
     return metadata
 
@@ -367,7 +367,7 @@ def source_digest(results: Path, document: str, stamp: Sequence[object], files: 
         names = [os.path.basename(os.fsencode(file)).hex() for file in files]
         sha256 = digest_json([list(pair) for pair in zip(names, digests, strict=True)])
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-source-{os.urandom(4).hex()}")
+    temporary = path.with_name(".tmp-source")
     temporary.write_text(json.dumps({"stamp": list(stamp), "sha256": sha256}), encoding="utf-8")
     os.replace(temporary, path)
     return sha256

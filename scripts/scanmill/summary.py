@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pyarrow as pa
@@ -125,9 +126,7 @@ def failure_report(
     return "\n".join(lines) + "\n", too_much
 
 
-def _report(
-    documents: pa.Table, failures: pa.Table, pages: int, on_pages: int
-) -> Iterator[str]:
+def _report(documents: pa.Table, failures: pa.Table, pages: int, on_pages: int) -> Iterator[str]:
     regions = pc.sum(documents["regions"]).as_py() or 0
     yield f"documents {documents.num_rows}, pages {pages - on_pages} ok, {on_pages} failed"
     yield f"regions   {regions}"
@@ -148,7 +147,7 @@ def retry_command(failures: pa.Table, directory: Path) -> str:
     reasons = ",".join(sorted(set(failures["reason"].to_pylist())))
     return (
         "To have them tried again by the next run:\n"
-        f"  python scripts/retry_failed.py --directory {directory} --reason {reasons}\n"
+        f"  python scripts/retry_failed.py --directory {quote(str(directory))} --reason {reasons}\n"
     )
 
 

@@ -12,15 +12,12 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import make_demo_archive as demo
 import pyarrow.dataset
 import pytest
 import yaml
 
 REPOSITORY = Path(__file__).parents[2]
-sys.path.insert(0, str(REPOSITORY / "scripts"))
-
-import make_demo_archive as demo
-
 # A page of this size is smaller than A4, and at 72 dpi cheap to render.
 SMALL = (298, 421)
 #: Small pages at a resolution that costs little; pages of A4 (501 000 pixels) fail.
@@ -67,7 +64,7 @@ def command(directory, *arguments, repository=REPOSITORY, cores=2):
     return {"args": [*line, *map(str, arguments)], "cwd": repository, "env": own}
 
 
-def run_workflow(directory, *arguments, ok=True, **options):
+def run_workflow(directory, *arguments, ok=True, preexec_fn=None, **options):
     """Run Snakemake to its end; asserts that it ends well (or not, with ok=False), and no traceback."""
     before = _log_times(directory)
     done = subprocess.run(
@@ -75,6 +72,7 @@ def run_workflow(directory, *arguments, ok=True, **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=PATIENCE,
+        preexec_fn=preexec_fn,
         check=False,
     )
     output = done.stdout.decode(errors="surrogateescape")

@@ -3,7 +3,11 @@
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -15,7 +19,6 @@ from conftest import (
     STAGES,
     clone,
     contents,
-    copy,
     demo,
     documents_of,
     planned_jobs,
@@ -122,7 +125,7 @@ def test_a_document_added(finished):
     demo.write_vector_pdf(finished.archive / "alpha.pdf", 1, 13, SMALL)
     run = finished.run()
     assert run.jobs["render_pages"] == {"00001"}  # The last shard has room.
-    assert run.made == dict.fromkeys(STAGES, {"alpha.pdf"})
+    assert run.made == {rule: {"alpha.pdf"} for rule in STAGES}
 
 
 def test_the_only_document_of_a_shard_removed(finished):
@@ -176,7 +179,7 @@ def test_a_raised_limit_tries_the_pages_that_failed_under_it(finished):
     images = contents(finished.directory, "results/store/mixed.pdf/images/*")
     run = finished.run("images={limits: {max_pixels: 600000}}")
     assert run.documents["render_pages"]["mixed.pdf"] == "retried"
-    assert run.made == dict.fromkeys(STAGES, {"mixed.pdf"})
+    assert run.made == {rule: {"mixed.pdf"} for rule in STAGES}
     assert [row["page"] for row in rows(finished.directory, "failures.parquet")] == [None]
     after = contents(finished.directory, "results/store/mixed.pdf/images/*")
     assert images.items() < after.items()
@@ -265,6 +268,29 @@ def test_a_damaged_table_is_named_and_made_again_when_deleted(finished):
     damaged.unlink()
     assert finished.run().made == {}
     assert tables(finished.directory) == before
+
+
+@pytest.mark.parametrize("lost", ["letters/one.pdf", "."])
+def test_a_deleted_folder_of_the_store_is_named_and_made_again_after_the_repair(
+    finished, undisturbed, lost
+):
+    """The folder of a document, or the whole store."""
+    shutil.rmtree(finished.directory / "results/store" / lost)
+    run = finished.run("crops={padding: 9}", ok=False)
+    repair = re.search(r"`python (scripts/verify_results.py --repair .*?)`", run.output)[1]
+    assert shlex.split(repair)[-1] == str(finished.directory)
+
+    verify = [sys.executable, *shlex.split(repair)]
+    looked = subprocess.run([*verify[:2], *verify[3:]], cwd=REPOSITORY, capture_output=True)
+    assert looked.returncode == 1
+    assert b"letters/one.pdf" in looked.stdout
+    subprocess.run(verify, cwd=REPOSITORY, check=True)
+
+    gone = DOCUMENTS if lost == "." else {lost}
+    assert finished.run().made == dict.fromkeys(STAGES, gone)
+    assert tables(finished.directory) == tables(undisturbed.directory)
+    again = subprocess.run([*verify[:2], *verify[3:]], cwd=REPOSITORY, capture_output=True)
+    assert again.returncode == 0, again.stdout
 
 
 # Settings reach a run -----------------------------------------------------------------------------

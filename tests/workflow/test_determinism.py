@@ -1,0 +1,54 @@
+"""The same results, byte for byte, however the work is cut and whoever does it."""
+
+import pyarrow.dataset
+from conftest import DOCUMENTS, contents, copy, documents_of, run_workflow, tables, write_settings
+
+DATASETS = ("images", "detections", "detected_pages", "regions", "pages", "crops")
+
+
+def sorted_dataset(directory, dataset):
+    """All rows, in an order that does not depend on shards."""
+    path = directory / "results" / dataset
+    table = pyarrow.dataset.dataset(path, format="parquet").to_table()
+    keys = [name for name in ("document", "page", "detection") if name in table.schema.names]
+    return table.sort_by([(name, "ascending") for name in keys]).replace_schema_metadata(None)
+
+
+def of_documents(files, documents):
+    """Those of the store's files that belong to the documents."""
+    prefixes = tuple(f"results/store/{document}/" for document in documents)
+    return {name: data for name, data in files.items() if name.startswith(prefixes)}
+
+
+def test_one_core_and_one_page_at_a_time(undisturbed, tmp_path):
+    write_settings(tmp_path / "run", detection={"batch_size": 1})
+    run_workflow(tmp_path / "run", *undisturbed.config, cores=1)
+    assert tables(tmp_path / "run") == tables(undisturbed.directory)
+    assert len(tables(tmp_path / "run")) > 50
+
+
+def test_one_shard(undisturbed, tmp_path):
+    write_settings(tmp_path / "run", shards={"max_documents": 64})
+    run = run_workflow(tmp_path / "run", *undisturbed.config)
+    assert run.jobs["render_pages"] == {"00000"}
+    for dataset in (*DATASETS, "documents.parquet", "failures.parquet"):
+        expected = sorted_dataset(undisturbed.directory, dataset)
+        assert sorted_dataset(tmp_path / "run", dataset).equals(expected), dataset
+    assert run.documents["detect_layout"].keys() == DOCUMENTS
+    store = "results/store/**/*.parquet"
+    assert contents(tmp_path / "run", store) == contents(undisturbed.directory, store)
+
+
+def test_a_shard_per_document(undisturbed, tmp_path):
+    archive = copy(undisturbed.archive, tmp_path / "archive")
+    (archive / "broken.pdf").unlink()
+    (archive / "letters/two.pdf").unlink()
+    (archive / "album/page-1.jpg").unlink()
+    left = {"letters/one.pdf", "mixed.pdf", "zeta.tif"}
+    write_settings(tmp_path / "run", shards={"max_documents": 1})
+    run = run_workflow(tmp_path / "run", "--config", f"archive={archive}")
+    assert run.jobs["detect_layout"] == {"00000", "00001", "00002"}
+    assert documents_of(tmp_path / "run", "pages") == left
+    store = ("results/store/**/*.parquet", "results/store/**/*.jpg", "results/store/**/*.png")
+    expected = of_documents(contents(undisturbed.directory, *store), left)
+    assert contents(tmp_path / "run", *store) == expected
