@@ -444,7 +444,8 @@ def _load(
             raise UserError(
                 f"The page image {store.results / page.image} of {page.document}, page {page.page}, "
                 f"was rendered but {sample.problem}. `python scripts/verify_results.py --repair "
-                f"--directory {shlex.quote(os.getcwd())}` has what is damaged made again by the next run."
+                f"--directory {shlex.quote(os.getcwd())}` has what is damaged made again by the next "
+                "run."
             )
         yield sample
 
