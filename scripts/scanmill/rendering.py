@@ -193,14 +193,16 @@ def to_pdf(box: PageBox, scale_x: float, scale_y: float) -> list[float]:
 
 
 def is_bilevel(page: pypdfium2.PdfPage, box: PageBox) -> bool:
-    """Whether all that a page shows is 1-bit images that cover most of it (a bilevel scan).
+    """Whether all that a page shows is 1-bit images in black that cover most of it (a bilevel scan).
 
     Text is allowed where it is invisible (render mode 3): the layer that OCR adds.
     """
+    if _has_marks(page):
+        return False
     covered = 0.0
     for item in page.get_objects(max_depth=3):
         if item.type == pdfium_c.FPDF_PAGEOBJ_IMAGE:
-            if item.get_metadata().bits_per_pixel != 1:
+            if item.get_metadata().bits_per_pixel != 1 or _is_colored(item):
                 return False
             left, bottom, right, top = item.get_bounds()
             covered += max(right - left, 0.0) * max(top - bottom, 0.0)
@@ -225,6 +227,24 @@ def _unopened(error: pypdfium2.PdfiumError) -> PageError:
     return PageError("corrupt", f"PDFium: {error}")
 
 
+def _is_colored(item: pypdfium2.PdfObject) -> bool:
+    """Whether an image is a stencil through which something else than black is painted."""
+    channels = [ctypes.c_uint() for _ in range(4)]
+    painted = pdfium_c.FPDFPageObj_GetFillColor(item, *channels)
+    return bool(painted) and any(channel.value for channel in channels[:3])
+
+
+def _has_marks(page: pypdfium2.PdfPage) -> bool:
+    """Whether a page has annotations that show: stamps, notes, filled-in fields, but not links."""
+    for index in range(pdfium_c.FPDFPage_GetAnnotCount(page)):
+        annotation = pdfium_c.FPDFPage_GetAnnot(page, index)
+        kind = pdfium_c.FPDFAnnot_GetSubtype(annotation)
+        pdfium_c.FPDFPage_CloseAnnot(annotation)
+        if kind not in (pdfium_c.FPDF_ANNOT_LINK, pdfium_c.FPDF_ANNOT_POPUP):
+            return True
+    return False
+
+
 class PdfDocument:
     """An open PDF: its pages' boxes by PDFium, its pages' images by the engine chosen."""
 
@@ -237,6 +257,7 @@ class PdfDocument:
         self.pdf: pypdfium2.PdfDocument | None = None
         try:
             self.pdf = pypdfium2.PdfDocument(path)
+            self.pdf.init_forms()  # Otherwise PDFium leaves out what fields are filled with.
             self.pages = len(self.pdf)
         except pypdfium2.PdfiumError as error:
             problem = _unopened(error)
@@ -489,22 +510,21 @@ def serve() -> None:
             os.close(read_end)
             _run_child(task, write_end)
         os.close(write_end)
-        how = _relay(read_end, child, task["limits"]["wall_seconds"])
+        how = _relay(read_end, task["limits"]["wall_seconds"])
         os.close(read_end)
-        with contextlib.suppress(ProcessLookupError):  # Whatever the child left behind.
+        with contextlib.suppress(ProcessLookupError):  # It may hang, or leave pdftoppm behind.
             os.killpg(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
         print(json.dumps({"event": "end", "how": how, "code": code}), flush=True)
 
 
-def _relay(descriptor: int, child: int, patience: float) -> str:
-    """Pass the child's lines on; kill its process group if none comes for `patience` seconds."""
+def _relay(descriptor: int, patience: float) -> str:
+    """Pass the child's lines on until it ends, or says nothing for `patience` seconds."""
     rest = b""
     while True:
         ready, _, _ = select.select([descriptor], [], [], patience)
         if not ready:
-            os.killpg(child, signal.SIGKILL)
             return "timeout"
         block = os.read(descriptor, 1 << 16)
         if not block:

@@ -262,6 +262,73 @@ def test_page_with_an_invisible_text_layer_stays_bilevel(worker, tmp_path, engin
     assert pages == {"hidden": "0001.png", "shown": "0001.jpg"}
 
 
+def write_annotated(path, subtype):
+    """A bilevel scan with a red square of 50 points as an annotation in its lower left corner."""
+    write_scan(path, print_page(), "TIFF", compression="group4")
+    with pikepdf.open(path, allow_overwriting_input=True) as pdf:
+        red = pdf.make_stream(
+            b"1 0 0 rg 0 0 50 50 re f",
+            Type=pikepdf.Name.XObject,
+            Subtype=pikepdf.Name.Form,
+            BBox=[0, 0, 50, 50],
+        )
+        annotation = pikepdf.Dictionary(
+            Type=pikepdf.Name.Annot,
+            Subtype=subtype,
+            F=4,
+            Rect=[0, 0, 50, 50],
+            AP=pikepdf.Dictionary(N=red),
+        )
+        if subtype == pikepdf.Name.Widget:
+            annotation.FT, annotation.T, annotation.V = pikepdf.Name.Tx, "field", "filled in"
+        annotation = pdf.make_indirect(annotation)
+        pdf.pages[0].Annots = pikepdf.Array([annotation])
+        if subtype == pikepdf.Name.Widget:
+            pdf.Root.AcroForm = pikepdf.Dictionary(Fields=pikepdf.Array([annotation]))
+        pdf.save()
+    return path
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("subtype", ["/Stamp", "/Widget"])
+def test_stamps_and_filled_in_fields_are_shown_in_colour(worker, tmp_path, engine, subtype):
+    path = write_annotated(tmp_path / "a.pdf", pikepdf.Name(subtype))
+    (row,) = render(worker, path, tmp_path / "images", engine=engine)
+    red, green, blue = load(tmp_path / "images", row).convert("RGB").getpixel((20, 280))
+    assert red > 230
+    assert max(green, blue) < 40
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_links_do_not_show(worker, tmp_path, engine):
+    path = write_annotated(tmp_path / "a.pdf", pikepdf.Name.Link)
+    (row,) = render(worker, path, tmp_path / "images", engine=engine)
+    assert row["image"] == "0001.png"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("color", "suffix"), [("0 0 0", "png"), ("0.8 0 0", "jpg")])
+def test_stencils_keep_their_colour(worker, tmp_path, engine, color, suffix):
+    with pikepdf.new() as pdf:
+        stencil = pdf.make_stream(
+            b"\xf0" * (25 * 300),
+            Type=pikepdf.Name.XObject,
+            Subtype=pikepdf.Name.Image,
+            Width=200,
+            Height=300,
+            BitsPerComponent=1,
+            ImageMask=True,
+        )
+        resources = pikepdf.Dictionary(XObject=pikepdf.Dictionary(I=stencil))
+        content = f"{color} rg 200 0 0 300 0 0 cm /I Do"
+        add_page(pdf, content.encode(), resources=resources)
+        pdf.save(tmp_path / "a.pdf")
+    (row,) = render(worker, tmp_path / "a.pdf", tmp_path / "images", engine=engine)
+    assert row["image"] == f"0001.{suffix}"
+    pixels = np.asarray(load(tmp_path / "images", row).convert("RGB"), int)
+    assert (pixels[..., 0].mean() - pixels[..., 1].mean() > 50) == (suffix == "jpg")
+
+
 def test_colour_is_kept_where_there_is_any():
     rng = np.random.default_rng(0)
     grey = rng.integers(0, 256, (500, 400, 1), np.uint8).repeat(3, axis=2)
@@ -521,6 +588,31 @@ def test_page_that_needs_too_much_time_costs_itself(worker, tmp_path, engine):
     assert "images.limits.cpu_seconds (0.5 s)" in rows[1]["message"]
 
 
+@needs_poppler
+def test_page_that_needs_too_much_of_popplers_time_costs_itself(worker, tmp_path):
+    """A pattern of 6 * 10 ** 8 tiles, which PDFium looks at in no time."""
+    with pikepdf.new() as pdf:
+        pattern = pdf.make_stream(
+            b"0 0 .3 .3 re f",
+            Type=pikepdf.Name.Pattern,
+            PatternType=1,
+            PaintType=1,
+            TilingType=1,
+            BBox=[0, 0, 1, 1],
+            XStep=0.01,
+            YStep=0.01,
+            Resources=pikepdf.Dictionary(),
+        )
+        resources = pikepdf.Dictionary(Pattern=pikepdf.Dictionary(P=pattern))
+        add_page(pdf, b"/Pattern cs /P scn 0 0 200 300 re f", resources=resources)
+        add_page(pdf, content_of(MARKS, 0, 0))
+        pdf.save(tmp_path / "tiles.pdf")
+    path, folder = tmp_path / "tiles.pdf", tmp_path / "images"
+    rows = render(worker, path, folder, engine="poppler", cpu_seconds=0.5)
+    assert outcomes(rows) == [(1, "failed", "timeout"), (2, "ok", None)]
+    assert "images.limits.cpu_seconds (0.5 s)" in rows[0]["message"]
+
+
 def test_time_limit_is_per_page_not_per_document(worker, tmp_path, monkeypatch):
     tasks = []
     run = Worker.run
@@ -746,6 +838,8 @@ def test_damaged_image_is_a_row_and_costs_no_other(worker, tmp_path):
     rows = render(worker, paths, tmp_path / "images", kind="images")
     reasons = [None, "corrupt", "corrupt", "corrupt", "corrupt", "io", None]
     assert [row.get("reason") for row in rows] == reasons
+    # Not asked whether it is EPS.
+    assert rows[4]["message"].endswith("no image that is known")
     assert sorted(os.listdir(tmp_path / "images")) == ["0001.jpg", "0007.jpg"]
 
 

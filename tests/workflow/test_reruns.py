@@ -201,22 +201,26 @@ def make_model(folder, change):
 
 
 def test_another_model_and_the_same_retrained(finished):
-    with_pages = DOCUMENTS - {"broken.pdf"}
-    first = contents(finished.directory, "results/detections/*")
+    known = contents(finished.directory, "results/detections/*")
     make_model(finished.directory / "models/mine", 0.05)
-    run = finished.run("model=mine", target="detections")
-    assert "render_pages" not in run.jobs
-    assert run.made["detect_layout"] >= with_pages
-    second = contents(finished.directory, "results/detections/*")
-    assert all(second[name] != first[name] for name in first)
+    planned = planned_jobs(finished.directory, *finished.config, "model=mine")
+    assert planned["detect_layout"] == len(SHARDS)
+    assert "render_pages" not in planned
+    # Of all that, the smaller shard is enough.
+    mine = {"target": "results/detections/00001.parquet"}
+    run = finished.run("model=mine", **mine)
+    assert run.jobs == {"fetch_model": {"mine"}, "detect_layout": {"00001"}}
+    assert run.made == {"detect_layout": {"zeta.tif"}}
+    other = contents(finished.directory, "results/detections/*")
+    assert {name for name in known if other[name] != known[name]} == {mine["target"]}
 
     make_model(finished.directory / "models/mine", 0.1)
-    run = finished.run("model=mine", target="detections")
-    assert "render_pages" not in run.jobs
-    assert run.made["detect_layout"] >= with_pages
-    third = contents(finished.directory, "results/detections/*")
-    assert all(third[name] != second[name] for name in first)
-    assert finished.run("model=mine", target="detections").jobs == {}
+    run = finished.run("model=mine", **mine)
+    assert run.jobs == {"fetch_model": {"mine"}, "detect_layout": {"00001"}}
+    assert run.made == {"detect_layout": {"zeta.tif"}}
+    retrained = contents(finished.directory, "results/detections/*")
+    assert retrained[mine["target"]] != other[mine["target"]]
+    assert finished.run("model=mine", **mine).jobs == {}
 
 
 # Damage -------------------------------------------------------------------------------------------
@@ -247,14 +251,13 @@ def test_a_deleted_summary_is_made_again(finished, name):
     assert tables(finished.directory) == before
 
 
-@pytest.mark.parametrize("shard", ["00000", "00001"])
-def test_a_deleted_manifest_is_made_again(finished, shard):
+def test_deleted_manifests_are_made_again(finished):
     before = tables(finished.directory)
-    (finished.directory / f"results/shards/{shard}.tsv").unlink()
-    run = finished.run()
-    assert run.made == {}
-    assert tables(finished.directory) == before
+    for shard in SHARDS:
+        (finished.directory / f"results/shards/{shard}.tsv").unlink()
     assert finished.run().made == {}
+    assert tables(finished.directory) == before
+    assert finished.run().jobs.keys() <= {"plan_shards", *SUMMARY}
     assert finished.run().jobs == {}
 
 
@@ -276,7 +279,8 @@ def test_a_deleted_folder_of_the_store_is_named_and_made_again_after_the_repair(
 ):
     """The folder of a document, or the whole store."""
     shutil.rmtree(finished.directory / "results/store" / lost)
-    run = finished.run("crops={padding: 9}", ok=False)
+    (finished.directory / "results/crops/00000.parquet").unlink()
+    run = finished.run(ok=False)
     repair = re.search(r"`python (scripts/verify_results.py --repair .*?)`", run.output)[1]
     assert shlex.split(repair)[-1] == str(finished.directory)
 
@@ -297,13 +301,17 @@ def test_a_deleted_folder_of_the_store_is_named_and_made_again_after_the_repair(
 
 
 def test_all_ways_to_say_a_setting_see_all_defaults(finished, tmp_path):
-    def settings():
-        return yaml.safe_load((finished.directory / "results/settings.yaml").read_text())
-
-    known = {**settings(), "archive": {**settings()["archive"], "path": str(finished.archive)}}
     one_key = tmp_path / "one.yaml"
     one_key.write_text("crops: {padding: 9}\n")
-    assert finished.run("--configfile", one_key).jobs.keys() == {"crop_regions", *SUMMARY}
-    assert settings() == {**known, "crops": {**known["crops"], "padding": 9}}
-    assert finished.run("crops={padding: 8}").jobs.keys() == {"crop_regions", *SUMMARY}
-    assert settings() == known
+    same = (finished.directory, *finished.config)
+    crops = {"crop_regions": len(SHARDS), **dict.fromkeys(SUMMARY, 1)}
+    # A default that one of them missed would have other rules run.
+    assert planned_jobs(*same, "--configfile", one_key) == crops
+    assert planned_jobs(*same, "crops={padding: 9}") == crops
+
+    path = finished.directory / "results/settings.yaml"
+    known = yaml.safe_load(path.read_text())
+    finished.run("failures={max_failed_fraction: 0.6}")
+    known["archive"]["path"] = str(finished.archive)
+    known["failures"]["max_failed_fraction"] = 0.6
+    assert yaml.safe_load(path.read_text()) == known
