@@ -257,7 +257,6 @@ class PdfDocument:
         self.pdf: pypdfium2.PdfDocument | None = None
         try:
             self.pdf = pypdfium2.PdfDocument(path)
-            self.pdf.init_forms()  # Otherwise PDFium leaves out what fields are filled with.
             self.pages = len(self.pdf)
         except pypdfium2.PdfiumError as error:
             problem = _unopened(error)
@@ -273,6 +272,8 @@ class PdfDocument:
                 self._poppler_box(self.pages)
             except PageError:
                 self.engine = choose_engine("pdfium")
+        if not self.by_poppler:
+            self.pdf.init_forms()  # Otherwise PDFium leaves out what fields are filled with.
 
     @property
     def by_poppler(self) -> bool:

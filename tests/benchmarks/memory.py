@@ -25,7 +25,9 @@ def peak_memory(run: Path, archive: Path) -> dict[str, float]:
     settings.parent.mkdir()
     settings.write_text("images: {dpi: 100}\nshards: {max_documents: 1000}\n", encoding="utf-8")
     command = ["snakemake", "--cores", "2", "--directory", run, "--config", f"archive={archive}"]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    subprocess.run(
+        command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
     peaks = {}
     for rule in RULES:
         with (run / "benchmarks" / rule / "00000.tsv").open(encoding="utf-8") as file:

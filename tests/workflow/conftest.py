@@ -58,11 +58,11 @@ class Run(NamedTuple):
         return {rule: names for rule, names in made.items() if names}
 
 
-def command(directory, *arguments, repository=REPOSITORY, cores=2):
+def command(directory, *arguments, repository=REPOSITORY, cores=2, env=None):
     """Snakemake's command line, as a user types it, and where it is typed."""
     line = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--directory", str(directory)]
     own = {name: value for name, value in os.environ.items() if not name.startswith("SNAKEMAKE")}
-    return {"args": [*line, *map(str, arguments)], "cwd": repository, "env": own}
+    return {"args": [*line, *map(str, arguments)], "cwd": repository, "env": own | (env or {})}
 
 
 def run_workflow(directory, *arguments, ok=True, preexec_fn=None, **options):
