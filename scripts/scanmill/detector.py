@@ -253,11 +253,12 @@ class Detector:
         page images. Out of memory, the batch is halved; a page alone that needs too much fails."""
         try:
             return self._detect(pixels, sizes)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+        # Behind the block: the error holds the tensors of the frames that it left.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
         if len(pixels) == 1:
             message = f"the page does not fit into the memory of {self.device_kind}"
             return [_nothing(("memory", message))]

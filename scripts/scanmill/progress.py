@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import signal
 import sys
 import threading
 import time
@@ -30,7 +31,7 @@ _STORAGE_ERRORS = {
 @contextlib.contextmanager
 def job(log: str | Path) -> Iterator[None]:
     """Log to the file `log` and to stderr; end with exit status 1, without traceback, on errors that
-    only the user can mend (bad settings or files, a full disk)."""
+    only the user can mend (bad settings or files, a full disk), and on Ctrl-C."""
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
     file = logging.FileHandler(log, mode="w")
     # What does not fit on a full disk is said on stderr: logging would add a traceback to each line.
@@ -50,6 +51,9 @@ def job(log: str | Path) -> Iterator[None]:
             raise
         logger.error("%s", cause)
         sys.exit(1)
+    except KeyboardInterrupt:
+        logger.error("interrupted: everything finished so far is kept; the same command goes on")
+        sys.exit(128 + signal.SIGINT)
 
 
 def storage_error(error: OSError) -> str | None:

@@ -15,6 +15,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import queue
 import re
@@ -35,12 +36,19 @@ import pdf2image
 import pdf2image.exceptions
 import pypdfium2
 import pypdfium2.raw as pdfium_c
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from scanmill.archive import Document, page_files, parse_pages, source_path
 from scanmill.errors import UserError
 from scanmill.progress import Progress, storage_error
-from scanmill.store import LIMITS_OF_REASON, Draft, SourceError, StageStore, source_digest
+from scanmill.store import (
+    LIMITS_OF_REASON,
+    Draft,
+    SourceError,
+    StageStore,
+    read_record_metadata,
+    source_digest,
+)
 from scanmill.tables import failed, from_rows
 
 STAGE = "images"
@@ -63,6 +71,11 @@ GREY_SHARE = 1e-5
 
 #: Formats of page images. Pillow knows more, and starts Ghostscript for what turns out to be EPS.
 IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "JPEG2000")
+
+
+#: Degrees clockwise that make an image upright, by its EXIF Orientation (EXIF 2.3, 4.6.4); 4, 5 and 7
+#: are mirrored as well.
+EXIF_ROTATION = {3: 180, 4: 180, 5: 90, 6: 90, 7: 270, 8: 270}
 
 
 class PageError(Exception):
@@ -419,7 +432,8 @@ class ImageDocument:
         check_pixels(*image.size, self.limits)
         image.load()  # Decoded in any case: a damaged file must fail here, not at the detector.
         dpi = _dpi(image)
-        turned = image.getexif().get(0x0112, 1) != 1  # EXIF Orientation
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        turned = orientation != 1
         untouched = not turned and (
             (image.format == "JPEG" and image.mode in ("L", "RGB"))
             or (
@@ -435,7 +449,7 @@ class ImageDocument:
             width, height, engine = *image.size, "copied"
         else:
             if turned:
-                if dpi and image.getexif()[0x0112] >= 5:  # Orientations that swap the axes.
+                if dpi and orientation >= 5:  # Those that swap the axes.
                     dpi = (dpi[1], dpi[0])
                 image = ImageOps.exif_transpose(image)
             bilevel = image.mode == "1"
@@ -448,7 +462,8 @@ class ImageDocument:
             size = (width * POINTS_PER_INCH / dpi[0], height * POINTS_PER_INCH / dpi[1])
             scale = (POINTS_PER_INCH / dpi[0], POINTS_PER_INCH / dpi[1])
             matrix = to_pdf(PageBox(0.0, 0.0, *size, 0), *scale)
-        return PageImage(data, suffix, width, height, dpi, "file", engine, 0, size, matrix)
+        rotation = EXIF_ROTATION.get(orientation, 0)
+        return PageImage(data, suffix, width, height, dpi, "file", engine, rotation, size, matrix)
 
 
 @contextlib.contextmanager
@@ -503,6 +518,7 @@ def _die_with_parent() -> None:
 def serve() -> None:
     """Read a task a line from standard input, run each in a forked child, relay what it reports."""
     _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback.
     for line in sys.stdin:
         task = json.loads(line)
         read_end, write_end = os.pipe()
@@ -870,10 +886,15 @@ def _unreadable(error: OSError) -> dict[str, str]:
 
 def _keep(store: StageStore, name: str) -> list[dict[str, Any]]:
     """The rows of a record that raised limits do not touch."""
+    metadata = read_record_metadata(store.results, name, STAGE) or {}
+    under = json.loads(metadata.get("limits", "{}"))
+    again = {
+        reason
+        for reason, limits in LIMITS_OF_REASON.items()
+        if any(store.limits[limit] > under.get(limit, math.inf) for limit in limits)
+    }
     rows = store.read(name, "images").to_pylist()
-    return [
-        row for row in rows if row["reason"] not in LIMITS_OF_REASON and row["page"] is not None
-    ]
+    return [row for row in rows if row["reason"] not in again and row["page"] is not None]
 
 
 def _render_or_keep(

@@ -240,25 +240,22 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def by_document(table: pa.Table) -> dict[str, pa.Table]:
     """Cut a table whose rows are grouped by document into one slice per document, in order."""
-    slices: dict[str, pa.Table] = {}
-    if not table.num_rows:
-        return slices
-    for document, start, length in _runs(table["document"]):
-        if document in slices:
-            raise ValueError(f"the rows of {document} are not together")
-        slices[document] = table.slice(start, length)
-    return slices
+    return _slices(table, "document")
 
 
 def by_page(table: pa.Table) -> dict[int, pa.Table]:
     """Cut the rows of one document, grouped by page, into one slice per page."""
-    slices: dict[int, pa.Table] = {}
+    return _slices(table, "page")
+
+
+def _slices(table: pa.Table, column: str) -> dict[Any, pa.Table]:
+    slices: dict[Any, pa.Table] = {}
     if not table.num_rows:
         return slices
-    for page, start, length in _runs(table["page"]):
-        if page in slices:
-            raise ValueError(f"the rows of page {page} are not together")
-        slices[page] = table.slice(start, length)
+    for value, start, length in _runs(table[column]):
+        if value in slices:
+            raise ValueError(f"the rows of {column} {value} are not together")
+        slices[value] = table.slice(start, length)
     return slices
 
 

@@ -127,7 +127,7 @@ def assert_equal(one, other):
 
 @pytest.fixture(scope="module")
 def expected(images, tmp_path_factory):
-    """What Detectron2's own DefaultPredictor says of two pages, as grey in three channels."""
+    """What Detectron2's own DefaultPredictor says of the first page, as grey in three channels."""
     import safetensors.torch
     from detectron2.config import get_cfg
     from detectron2.engine import DefaultPredictor
@@ -142,11 +142,11 @@ def expected(images, tmp_path_factory):
     config.MODEL.DEVICE = "cpu"
     config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = SETTINGS["score_floor"]
     predictor = DefaultPredictor(config)
-    return [predictor(np.repeat(image[..., None], 3, axis=2))["instances"] for image in images[:2]]
+    return [predictor(np.repeat(image[..., None], 3, axis=2))["instances"] for image in images[:1]]
 
 
 def test_page_gets_what_detectron2_says(alone, expected):
-    for mine, theirs in zip(alone[:2], expected, strict=True):
+    for mine, theirs in zip(alone[:1], expected, strict=True):
         boxes, scores = theirs.pred_boxes.tensor.numpy(), theirs.scores.numpy()
         # At the very floor, the last bits of a score decide.
         sure, theirs_sure = mine.scores > 0.051, scores > 0.051
@@ -177,7 +177,7 @@ def test_detections_are_in_the_page_and_in_order(alone, images):
 
 def test_polygons_outline_detectron2s_masks(alone, expected, images):
     overlaps = []
-    for mine, theirs, image in zip(alone[:2], expected, images[:2], strict=True):
+    for mine, theirs, image in zip(alone[:1], expected, images[:1], strict=True):
         masks, boxes = theirs.pred_masks.numpy(), theirs.pred_boxes.tensor.numpy()
         classes = theirs.pred_classes.numpy()
         for box, class_id, polygon in zip(mine.boxes, mine.class_ids, mine.polygons, strict=True):
@@ -227,8 +227,9 @@ def test_threads_do_not_show(detector, alone, images, pixels):
 
 
 def test_batch_that_does_not_fit_is_halved(small, images, monkeypatch):
-    pixels = [torch.as_tensor(small.dataset([], Path()).pixels(image)) for image in images]
-    sizes, tried = [image.shape for image in images], []
+    dataset = small.dataset([], Path())
+    pixels = [torch.as_tensor(dataset.pixels(image)) for image in images[:2]]
+    sizes, tried = [image.shape for image in images[:2]], []
     alone = [small.detect([page], [size])[0] for page, size in zip(pixels, sizes, strict=True)]
     inference = small.model.inference
 
@@ -239,19 +240,21 @@ def test_batch_that_does_not_fit_is_halved(small, images, monkeypatch):
         return inference(inputs, **options)
 
     monkeypatch.setattr(small.model, "inference", limited)
+    limit, error = 1, torch.OutOfMemoryError("CUDA out of memory")
+    for detections, other in zip(small.detect(pixels, sizes), alone, strict=True):
+        assert_equal(detections, other)
+    assert tried == [2, 1, 1]
+    limit = 0
     no_memory = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
     for raised in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(no_memory)):
-        limit, error = 1, raised
+        error = raised
         tried.clear()
-        for detections, other in zip(small.detect(pixels, sizes), alone, strict=True):
-            assert_equal(detections, other)
+        found = small.detect([*pixels, pixels[0]], [*sizes, sizes[0]])
         assert tried == [3, 1, 2, 1, 1]
-        limit = 0
-        found = small.detect(pixels[:2], sizes[:2])
-        assert [each.problem[0] for each in found] == ["memory", "memory"]
+        assert [each.problem[0] for each in found] == ["memory"] * 3
         assert "does not fit into the memory of cpu" in found[0].problem[1]
         assert not len(found[0].boxes)
-    limit, error = 0, RuntimeError("shapes do not match")
+    error = RuntimeError("shapes do not match")
     with pytest.raises(RuntimeError, match="shapes do not match"):
         small.detect(pixels[:1], sizes[:1])
 
@@ -352,8 +355,10 @@ def part(model, name):
     }[name]
 
 
-@pytest.mark.parametrize("name", ["backbone", "proposals", "boxes", "scores"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("backbone", np.nan), ("proposals", np.nan), ("boxes", np.nan), ("scores", np.inf)],
+)
 def test_numbers_that_are_not_finite_fail_the_page(small, images, name, value):
     """An empty page would be the silent answer."""
     pixels = [torch.as_tensor(small.dataset([], Path()).pixels(images[0]))]

@@ -73,6 +73,15 @@ def test_what_the_user_must_mend_ends_the_job_without_traceback(tmp_path, capsys
         assert "Traceback" not in text
 
 
+def test_interrupted_job_says_so_without_traceback(tmp_path, capsys):
+    with pytest.raises(SystemExit) as raised, job(tmp_path / "job.log"):
+        raise KeyboardInterrupt
+    assert raised.value.code == 130
+    for text in ((tmp_path / "job.log").read_text(), capsys.readouterr().err):
+        assert "ERROR interrupted: everything finished so far is kept" in text
+        assert "Traceback" not in text
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("a mistake of ours"), FileNotFoundError(errno.ENOENT, "No such file")]
 )

@@ -265,7 +265,7 @@ def test_tables_are_cut_by_document_and_page():
 
 
 def test_rows_that_are_not_together_are_an_error():
-    with pytest.raises(ValueError, match="rows of a are not together"):
+    with pytest.raises(ValueError, match="rows of document a are not together"):
         by_document(key_rows(("a", 1), ("b", 1), ("a", 2)))
     with pytest.raises(ValueError, match="rows of page 1 are not together"):
         by_page(key_rows(("a", 1), ("a", 2), ("a", 1)))

@@ -129,6 +129,22 @@ def test_snakemake_killed_and_its_job_living_on(half_done, undisturbed):
     assert_none_survives(directory)
 
 
+def test_a_run_stopped_by_the_keyboard(half_done, undisturbed):
+    directory = half_done.directory
+    run = Started(directory, *half_done.config, SLOWLY)
+    run.wait_for(directory / "results/store/album/detections.parquet")
+    os.killpg(run.process.pid, signal.SIGINT)
+    assert run.process.wait(PATIENCE) != 0
+    output = run.log.read_text()
+    assert "interrupted: everything finished so far is kept" in output
+    assert "Traceback" not in output
+    detected = records(directory, "detections")
+    assert_none_survives(directory)
+
+    assert half_done.run().made == {"detect_layout": SHARDS["00000"] - detected}
+    assert tables(directory) == tables(undisturbed.directory)
+
+
 def test_a_second_run_in_the_same_folder_says_so_and_stops(half_done, undisturbed):
     directory = half_done.directory
     run = Started(directory, *half_done.config, SLOWLY)
