@@ -424,12 +424,16 @@ def detect_documents(
         for sample, detections in zip(batch, detector.detect(pixels, sizes), strict=True):
             work = owners[sample.index]
             mine = found.setdefault(work.document, {})
-            mine[pages[sample.index].page] = (detections, np.asarray(sample.ink).copy())
+            mine[pages[sample.index].page] = (detections, sample.ink)
             left[work.document] -= 1
             progress.page()
             if not left[work.document]:
                 _record(detector, work, found.pop(work.document), store)
                 progress.document(work.document, "computed", len(work.pages))
+
+
+def _unchanged(sample: Sample) -> Sample:
+    return sample
 
 
 def _load(
@@ -443,6 +447,9 @@ def _load(
         prefetch_factor=8,
         # Forked: a spawned loader would import the job's script again.
         multiprocessing_context="fork",
+        # Arrays through a pipe, not tensors in shared memory, of which containers have little, and whose
+        # server tells of a parent that was stopped with a traceback.
+        collate_fn=_unchanged,
     )
     for sample in loader:
         if sample.problem:

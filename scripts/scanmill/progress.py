@@ -33,7 +33,9 @@ def job(log: str | Path) -> Iterator[None]:
     """Log to the file `log` and to stderr; end with exit status 1, without traceback, on errors that
     only the user can mend (bad settings or files, a full disk), and on Ctrl-C."""
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
-    file = logging.FileHandler(log, mode="w")
+    Path(log).write_bytes(b"")
+    # Appended to: a job that outlived its run may still be writing to it, too.
+    file = logging.FileHandler(log, mode="a")
     # What does not fit on a full disk is said on stderr: logging would add a traceback to each line.
     file.handleError = lambda record: None
     for handler in (file, logging.StreamHandler(sys.stderr)):

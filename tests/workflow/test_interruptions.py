@@ -28,8 +28,15 @@ class Started:
 
     def wait_for(self, path):
         """Return as soon as the file is there."""
+        self._wait_until(path.exists)
+
+    def wait_for_line(self, text):
+        """Return as soon as the run has said so."""
+        self._wait_until(lambda: text in self.log.read_text())
+
+    def _wait_until(self, holds):
         end = time.monotonic() + PATIENCE
-        while not path.exists():
+        while not holds():
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.002)
@@ -118,13 +125,18 @@ def test_snakemake_killed_and_its_job_living_on(half_done, undisturbed):
     directory = half_done.directory
     run = Started(directory, *half_done.config, SLOWLY)
     run.wait_for(directory / "results/store/album/detections.parquet")
+    job = [process for process in processes_in(directory) if process != run.process.pid]
+    for process in job:  # It sleeps until the next run has found it: it would be done before.
+        os.kill(process, signal.SIGSTOP)
     run.kill(whole_group=False)
-    assert processes_in(directory)
+    assert records(directory, "detections") < SHARDS["00000"]
 
-    again = half_done.run(SLOWLY)
-    assert "is at work on detections of shard 00000; its results will be reused" in again.output
-    assert again.documents["detect_layout"].keys() == SHARDS["00000"]
-    assert again.made == {}
+    again = Started(directory, *half_done.config, SLOWLY)
+    again.wait_for_line("is at work on detections of shard 00000; its results will be reused")
+    for process in job:
+        os.kill(process, signal.SIGCONT)
+    assert again.process.wait(PATIENCE) == 0
+    assert outcomes(directory, "detect_layout") == dict.fromkeys(SHARDS["00000"], "reused")
     assert tables(directory) == tables(undisturbed.directory)
     assert_none_survives(directory)
 
