@@ -17,6 +17,7 @@ class Started:
     """A run of Snakemake in a process group of its own, as a terminal starts it."""
 
     def __init__(self, directory, *arguments, **options):
+        self.directory = directory
         self.log = directory.with_suffix(".log")
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
@@ -41,10 +42,22 @@ class Started:
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.002)
 
+    def put_job_to_sleep(self):
+        """Stop the processes of its jobs, which would be done before the next run finds them."""
+        job = [process for process in processes_in(self.directory) if process != self.process.pid]
+        for process in job:
+            os.kill(process, signal.SIGSTOP)
+        return job
+
     def kill(self, whole_group):
         kill = os.killpg if whole_group else os.kill
         kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def wake(job):
+    for process in job:
+        os.kill(process, signal.SIGCONT)
 
 
 def processes_in(directory):
@@ -125,16 +138,13 @@ def test_snakemake_killed_and_its_job_living_on(half_done, undisturbed):
     directory = half_done.directory
     run = Started(directory, *half_done.config, SLOWLY)
     run.wait_for(directory / "results/store/album/detections.parquet")
-    job = [process for process in processes_in(directory) if process != run.process.pid]
-    for process in job:  # It sleeps until the next run has found it: it would be done before.
-        os.kill(process, signal.SIGSTOP)
+    job = run.put_job_to_sleep()
     run.kill(whole_group=False)
     assert records(directory, "detections") < SHARDS["00000"]
 
     again = Started(directory, *half_done.config, SLOWLY)
     again.wait_for_line("is at work on detections of shard 00000; its results will be reused")
-    for process in job:
-        os.kill(process, signal.SIGCONT)
+    wake(job)
     assert again.process.wait(PATIENCE) == 0
     assert outcomes(directory, "detect_layout") == dict.fromkeys(SHARDS["00000"], "reused")
     assert tables(directory) == tables(undisturbed.directory)
@@ -161,7 +171,9 @@ def test_a_second_run_in_the_same_folder_says_so_and_stops(half_done, undisturbe
     directory = half_done.directory
     run = Started(directory, *half_done.config, SLOWLY)
     run.wait_for(directory / "results/store/album/detections.parquet")
+    job = run.put_job_to_sleep()
     second = half_done.run(ok=False)
+    wake(job)
     assert f"Another run or tool is at work in {directory} (process {run.process.pid} on" in (
         second.output
     )
