@@ -5,6 +5,7 @@ from pathlib import Path
 
 from scanmill.errors import UserError
 from scanmill.maintenance import (
+    add_documents,
     choose_documents,
     draw_page,
     find_plan,
@@ -17,13 +18,7 @@ from scanmill.maintenance import (
 
 def main() -> int:
     parser = tool_parser("Draw the regions of pages on their images, to look at.")
-    parser.add_argument(
-        "--documents",
-        required=True,
-        action="append",
-        metavar="GLOB",
-        help="names of documents, with * and ** as in archive.include; may be given several times",
-    )
+    add_documents(parser)
     parser.add_argument("--pages", help="such as 1-3,8 (default: all)")
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="where to (default: D/drawings)"

@@ -4,6 +4,7 @@ import contextlib
 import sys
 
 from scanmill.maintenance import (
+    add_documents,
     changing,
     choose_documents,
     find_plan,
@@ -22,13 +23,7 @@ def main() -> int:
         "after it only what then comes out differently."
     )
     parser.add_argument("--stage", required=True, choices=STAGES)
-    parser.add_argument(
-        "--documents",
-        required=True,
-        action="append",
-        metavar="GLOB",
-        help="names of documents, with * and ** as in archive.include; may be given several times",
-    )
+    add_documents(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be forgotten")
     given = parser.parse_args()
     with contextlib.nullcontext() if given.dry_run else changing(given.directory):

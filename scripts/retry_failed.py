@@ -4,6 +4,7 @@ import contextlib
 import sys
 
 from scanmill.maintenance import (
+    add_documents,
     changing,
     choose_documents,
     failed_documents,
@@ -30,12 +31,7 @@ def main() -> int:
         help=f"of {', '.join(REASONS)}, separated by commas (default: timeout,memory,io)",
     )
     parser.add_argument("--stage", choices=STAGES, help="only what failed at this stage")
-    parser.add_argument(
-        "--documents",
-        action="append",
-        metavar="GLOB",
-        help="only these, with * and ** as in archive.include; may be given several times",
-    )
+    add_documents(parser, required=False)
     parser.add_argument("--dry-run", action="store_true", help="say what would be forgotten")
     given = parser.parse_args()
     reasons = parse_reasons(given.reason)

@@ -7,18 +7,20 @@ import sys
 from pathlib import Path
 
 from scanmill.maintenance import (
-    MOVE,
-    REPLAN,
-    RUN,
-    Tally,
     changing,
     find_results,
     lock_holder,
-    repair_results,
     run_tool,
     say_run_again,
     tool_command,
     tool_parser,
+)
+from scanmill.verification import (
+    MOVE,
+    REPLAN,
+    RUN,
+    Tally,
+    repair_results,
     unplanned_folders,
     verify_plan,
     verify_results,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,11 +11,11 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from scanmill.errors import UserError
+from scanmill.image_files import Unusable, encode, is_bilevel_png, read_image
 from scanmill.progress import Progress
-from scanmill.store import Draft, Fingerprint, StageStore
+from scanmill.store import Draft, Fingerprint, StageStore, page_image_error
 from scanmill.tables import SCHEMAS, by_page, content_digest, failed, from_rows
 
 STAGE = "crops"
@@ -52,41 +49,17 @@ def padded_boxes(boxes: np.ndarray, padding: int, width: int, height: int) -> np
     return np.concatenate([low.clip(0), np.minimum(high, [width, height])], axis=1).astype(np.int32)
 
 
-def is_bilevel_png(data: bytes) -> bool:
-    """Whether an image file is a PNG of one bit per pixel: depth and colour type of its IHDR chunk
-    (PNG specification, 11.2.2)."""
-    return data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] == b"\x01\x00"
-
-
-def encode_crop(crop: np.ndarray, suffix: str, bilevel: bool, jpeg_quality: int) -> bytes:
-    """Encode (H, W) or (H, W, 3) BGR uint8 as `jpg`, or as `png`: of one bit if `bilevel`."""
-    if suffix == "png" and bilevel:
-        buffer = io.BytesIO()
-        Image.fromarray(crop).point(lambda level: 255 * (level >= 128), mode="1").save(
-            buffer, "PNG"
-        )
-        return buffer.getvalue()
-    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if suffix == "jpg" else []
-    done, data = cv2.imencode(f".{suffix}", crop, options)
-    if not done:
-        raise ValueError(f"OpenCV cannot encode {crop.shape} as {suffix}")
-    return data.tobytes()
-
-
 def crop_page(
     image: Mapping[str, Any], regions: pa.Table, results: Path, settings: Mapping[str, Any]
 ) -> list[tuple[dict[str, Any], bytes]]:
     """The rows (without `image`) and file bytes of one page's crops, in order of `detection`."""
     path = results / image["image"]
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise _missing(path, image, f"{type(error).__name__}: {error.strerror}") from error
-    if hashlib.sha256(data).hexdigest() != image["sha256"]:
-        raise _missing(path, image, "its bytes are not those that were rendered")
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.shape[:2] != (image["height"], image["width"]):
-        raise _missing(path, image, "it is damaged")
+        data, pixels = read_image(path, image["sha256"])
+    except Unusable as error:
+        raise _unusable(path, image, str(error)) from error
+    if pixels.shape[:2] != (image["height"], image["width"]):
+        raise _unusable(path, image, "it is damaged: it has not the size that its row says")
     bilevel = is_bilevel_png(data)
     suffix = {"auto": path.suffix[1:], "png": "png", "jpeg": "jpg"}[settings["format"]]
     regions = regions.sort_by("detection")
@@ -103,11 +76,8 @@ def crop_page(
         row |= {"width": x_max - x_min, "height": y_max - y_min}
         try:
             crop = np.ascontiguousarray(pixels[y_min:y_max, x_min:x_max])
-            content = encode_crop(crop, suffix, bilevel, settings["jpeg_quality"])
-        except (
-            cv2.error,
-            ValueError,
-        ) as error:  # Beyond what the format can hold: 65535 px of JPEG.
+            content = encode(crop, suffix, bilevel, settings["jpeg_quality"])
+        except ValueError as error:
             outcome = failed(STAGE, "unsupported", str(error))
             del outcome["stage"]
             row, content = row | outcome, b""
@@ -118,12 +88,8 @@ def crop_page(
     return crops
 
 
-def _missing(path: Path, image: Mapping[str, Any], why: str) -> UserError:
-    return UserError(
-        f"The page image {path} of {image['document']}, page {image['page']}, cannot be cropped: {why}. "
-        "`python scripts/verify_results.py --repair --directory "
-        f"{shlex.quote(str(Path.cwd()))}` has what is damaged made again by the next run."
-    )
+def _unusable(path: Path, image: Mapping[str, Any], why: str) -> UserError:
+    return page_image_error(path, image["document"], image["page"], why, Path.cwd())
 
 
 def crop_documents(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +39,7 @@ from scanmill.preprocessing import Page, PageDataset, Sample, batches
 from scanmill.processors import cpu_model, nvidia_driver
 from scanmill.progress import Progress
 from scanmill.registry import CONFIG, WEIGHTS, check_model, read_config, write_card
-from scanmill.store import Fingerprint, StageStore
+from scanmill.store import Fingerprint, StageStore, page_image_error
 from scanmill.tables import SCHEMAS, failed, from_rows
 
 STAGE = "detections"
@@ -454,12 +453,8 @@ def _load(
     for sample in loader:
         if sample.problem:
             page = pages[sample.index]
-            raise UserError(
-                f"The page image {store.results / page.image} of {page.document}, page {page.page}, "
-                f"was rendered but {sample.problem}. `python scripts/verify_results.py --repair "
-                f"--directory {shlex.quote(os.getcwd())}` has what is damaged made again by the next "
-                "run."
-            )
+            path = store.results / page.image
+            raise page_image_error(path, page.document, page.page, sample.problem, Path.cwd())
         yield sample
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from scanmill.image_files import Unusable, read_image
 from scanmill.tables import INK_CELLS
 
 #: A page that waits while this many batches' worth of pages pass goes with what there is.
@@ -67,11 +67,6 @@ def canvas(height: int, width: int, divisibility: int) -> tuple[int, int]:
     return -(-height // step) * step, -(-width // step) * step
 
 
-def decode(data: bytes) -> np.ndarray | None:
-    """(H, W) grey or (H, W, 3) BGR uint8, or None where the bytes are no image."""
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-
-
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize (H, W) or (H, W, 3) uint8 as Detectron2 does: Pillow's bilinear filter with antialias."""
     if image.shape[:2] == (height, width):
@@ -111,14 +106,9 @@ class PageDataset:
         page = self.pages[index]
         nothing = np.zeros((1, 0, 0), np.uint8), np.zeros(INK_CELLS * INK_CELLS, np.uint8)
         try:
-            data = (self.results / page.image).read_bytes()
-        except OSError as error:
-            return Sample(index, *nothing, f"{type(error).__name__}: {error.strerror}")
-        if hashlib.sha256(data).hexdigest() != page.sha256:
-            return Sample(index, *nothing, "its bytes are not those that were rendered")
-        image = decode(data)
-        if image is None:
-            return Sample(index, *nothing, "it cannot be decoded")
+            _, image = read_image(self.results / page.image, page.sha256)
+        except Unusable as error:
+            return Sample(index, *nothing, str(error))
         return Sample(index, self.pixels(image), ink_by_cell(image), "")
 
     def pixels(self, image: np.ndarray) -> np.ndarray:

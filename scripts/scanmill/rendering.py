@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import errno
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -40,6 +39,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from scanmill.archive import Document, page_files, parse_pages, source_path
 from scanmill.errors import UserError
+from scanmill.image_files import encode
 from scanmill.progress import Progress, storage_error
 from scanmill.store import (
     LIMITS_OF_REASON,
@@ -71,7 +71,6 @@ GREY_SHARE = 1e-5
 
 #: Formats of page images. Pillow knows more, and starts Ghostscript for what turns out to be EPS.
 IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "JPEG2000")
-
 
 #: Degrees clockwise that make an image upright, by its EXIF Orientation (EXIF 2.3, 4.6.4); 4, 5 and 7
 #: are mirrored as well.
@@ -117,19 +116,14 @@ def encode_page(image: np.ndarray, bilevel: bool, jpeg_quality: int) -> tuple[by
 
     Returns the file's bytes and its suffix. Colour images without colour are stored as grey.
     """
-    if image.ndim == 3 and (bilevel or is_grey(image)):
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    if bilevel:
-        black_and_white = Image.fromarray(image).point(lambda level: 255 * (level >= 128), mode="1")
-        buffer = io.BytesIO()
-        black_and_white.save(buffer, "PNG")
-        return buffer.getvalue(), "png"
+    suffix = "png" if bilevel else "jpg"
     if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
-    if not done:
-        raise PageError("unsupported", f"a page of {image.shape} pixels cannot be a JPEG")
-    return data.tobytes(), "jpg"
+        grey = bilevel or is_grey(image)
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY if grey else cv2.COLOR_RGB2BGR)
+    try:
+        return encode(image, suffix, bilevel, jpeg_quality), suffix
+    except ValueError as error:
+        raise PageError("unsupported", f"a page of {error}") from error
 
 
 def check_pixels(width: float, height: float, limits: Mapping[str, float]) -> None:
@@ -688,9 +682,12 @@ class Worker:
 
     def __init__(self) -> None:
         """Start the process."""
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen:
         package = str(Path(__file__).parents[1])
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        self.process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "scanmill.rendering"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -699,7 +696,13 @@ class Worker:
         )
 
     def run(self, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The messages of a task, the last one of event `end`. Read all before the next task."""
+        """The messages of a task, the last one of event `end`. Read all before the next task.
+
+        A worker that is killed, as where memory runs out, ends the task as a killed child does, and
+        another takes its place.
+        """
+        if self.process.poll() is not None:
+            self._replace()
         self.process.stdin.write(json.dumps(task) + "\n")
         self.process.stdin.flush()
         for line in self.process.stdout:
@@ -707,7 +710,16 @@ class Worker:
             yield message
             if message["event"] == "end":
                 return
-        raise RuntimeError(f"a render worker ended with {self.process.wait()}")
+        yield {"event": "end", "how": "closed", "code": self._replace()}
+
+    def _replace(self) -> int:
+        """Start another process in place of one that was killed; returns how that one ended."""
+        code = self.process.wait()
+        if code >= 0:  # Not killed, so it will not be better with another one.
+            raise RuntimeError(f"a render worker ended with status {code}")
+        self.close()
+        self.process = self._start()
+        return code
 
     def close(self) -> None:
         """End the process, and with it what it has at work."""
@@ -856,7 +868,8 @@ def _one_document(
             sha256 = source_digest(store.results, name, stamp, files)
         except SourceError as error:
             problem = _unreadable(error.cause)
-    inputs = {"kind": document.kind, "sha256": sha256, "pages": document.pages, "problem": problem}
+    pages = parse_pages(document.pages)
+    inputs = {"kind": document.kind, "sha256": sha256, "pages": pages, "problem": problem}
     wanted = store.fingerprint(inputs)
     state = store.state(name, wanted)
     if state == "done":

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import socket
 import time
@@ -51,10 +52,12 @@ class Stage(NamedTuple):
 
 
 STAGES: dict[str, Stage] = {
-    "images": Stage(("images",), "images", ("rendering",)),
-    "detections": Stage(("detections", "detected_pages"), None, ("detector", "preprocessing")),
+    "images": Stage(("images",), "images", ("image_files", "rendering")),
+    "detections": Stage(
+        ("detections", "detected_pages"), None, ("detector", "image_files", "preprocessing")
+    ),
     "regions": Stage(("regions", "pages"), "regions", ("pages", "regions")),
-    "crops": Stage(("crop_images",), "crops", ("crops",)),
+    "crops": Stage(("crop_images",), "crops", ("crops", "image_files")),
 }
 
 #: Which limits, raised, give a page that failed for this reason another chance.
@@ -309,6 +312,15 @@ def forget(results: Path, document: str, stage: str) -> bool:
     return existed
 
 
+def page_image_error(path: Path, document: str, page: int, why: str, directory: Path) -> UserError:
+    """What to raise where a page image that another stage owes cannot be used."""
+    repair = ["python", "scripts/verify_results.py", "--repair", "--directory", str(directory)]
+    return UserError(
+        f"The page image {path} of {document}, page {page}, was rendered but {why}. "
+        f"`{shlex.join(repair)}` has what is damaged made again by the next run."
+    )
+
+
 def write_dataset(
     name: str, pieces: Iterable[pa.Table], output: Path, metadata: Mapping[str, str] | None = None
 ) -> int:
@@ -416,6 +428,11 @@ def lock_directory(directory: Path) -> int:
         ) from None
 
 
+def stage_lock_file(directory: Path, stage: str, shard: str) -> Path:
+    """The file that `stage_lock` locks."""
+    return directory / ".scanmill" / f"{stage}-{shard}.lock"
+
+
 @contextlib.contextmanager
 def stage_lock(directory: Path, stage: str, shard: str, log: Callable[[str], None]) -> Iterator:
     """Hold the lock of a stage of a shard: a job that outlived its run may still be at work on it."""
@@ -423,7 +440,7 @@ def stage_lock(directory: Path, stage: str, shard: str, log: Callable[[str], Non
     def tell(holder: str) -> None:
         log(f"waiting: {holder} is at work on {stage} of shard {shard}; its results will be reused")
 
-    descriptor = lock(directory / ".scanmill" / f"{stage}-{shard}.lock", tell)
+    descriptor = lock(stage_lock_file(directory, stage, shard), tell)
     try:
         yield
     finally:

@@ -214,18 +214,27 @@ class TableWriter:
             self.temporary.unlink(missing_ok=True)
 
 
+class DamagedTable(UserError):
+    """A file of ours that cannot be read; `fault` says so without the remedy."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        """The remedy depends on where the file lies."""
+        self.fault = f"{path} is damaged ({' '.join(str(error).split())})."
+        remedy = "Delete it and run again: it is rebuilt from the store."
+        if "store" in path.parts:  # Nothing would notice that a document's record is gone.
+            remedy = "`python scripts/verify_results.py --repair` has the next run make it again."
+        super().__init__(f"{self.fault} {remedy}")
+
+
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one file of ours; a damaged file is a UserError that says how to have it made again."""
+    """Read one file of ours; a damaged file raises DamagedTable."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(columns=list(columns) if columns else None)
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None):  # The file system's; what pyarrow says of pages has none.
             raise
-        remedy = "Delete it and run again: it is rebuilt from the store."
-        if "store" in path.parts:  # Nothing would notice that a document's record is gone.
-            remedy = "`python scripts/verify_results.py --repair` has the next run make it again."
-        raise UserError(f"{path} is damaged ({error}). {remedy}") from error
+        raise DamagedTable(path, error) from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -18,13 +18,11 @@ from scanmill.crops import (
     crop_documents,
     crop_page,
     dataset_rows,
-    encode_crop,
     inputs_digest,
-    is_bilevel_png,
     padded_boxes,
 )
 from scanmill.errors import UserError
-from scanmill.preprocessing import decode
+from scanmill.image_files import decode, is_bilevel_png
 from scanmill.progress import Progress
 from scanmill.store import StageStore, read_record_metadata
 from scanmill.tables import SCHEMAS, from_rows
@@ -175,17 +173,6 @@ def test_quality_is_that_of_the_setting(tmp_path):
     assert sizes[0] < sizes[1] < sizes[2]
 
 
-def test_bilevel_pngs_are_told_by_their_header():
-    assert is_bilevel_png(encode(bilevel(), "bilevel"))
-    assert not is_bilevel_png(encode(bilevel(), "png"))
-    assert not is_bilevel_png(encode(picture(), "jpg"))
-    buffer = io.BytesIO()
-    Image.fromarray(picture(1)).quantize(2).save(buffer, "PNG", bits=1)
-    assert buffer.getvalue()[24] == 1
-    assert not is_bilevel_png(buffer.getvalue())  # A palette of two colours.
-    assert not is_bilevel_png(b"")
-
-
 def test_class_may_be_named_anything(tmp_path):
     image = add_page(tmp_path, picture(), "png")
     for name in ("../../etc", "a/b", "Gärten & Höfe", "", "\n", "ä" * 300):
@@ -208,11 +195,6 @@ def test_crop_that_its_format_cannot_hold_is_a_failed_row(tmp_path):
     assert "stage" not in bad
     assert bad["message"]
     assert good["status"] == "ok"
-
-
-def test_encoding_that_is_refused_is_an_error():
-    with pytest.raises((ValueError, cv2.error)):
-        encode_crop(np.zeros((0, 5), np.uint8), "png", False, 90)
 
 
 @pytest.mark.parametrize(
@@ -338,14 +320,14 @@ def test_document_without_regions_has_an_empty_record(tmp_path):
 
 
 def test_failed_crop_is_a_row_without_an_image(tmp_path, monkeypatch):
-    original = crops_module.encode_crop
+    original = crops_module.encode
 
     def fail(pixels, *rest):
         if pixels.shape[0] == 38:
             raise ValueError("too odd")
         return original(pixels, *rest)
 
-    monkeypatch.setattr(crops_module, "encode_crop", fail)
+    monkeypatch.setattr(crops_module, "encode", fail)
     for how in ("parquet", "files"):
         store = make_store(tmp_path, store=how)
         run(store, make_work(tmp_path, store))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scanmill.image_files import decode
 from scanmill.preprocessing import (
     PATIENCE,
     Page,
@@ -17,7 +18,6 @@ from scanmill.preprocessing import (
     Sample,
     batches,
     canvas,
-    decode,
     ink_by_cell,
     pages_of,
     resize,

@@ -35,7 +35,7 @@ from scanmill.rendering import (
     render_shard,
 )
 from scanmill.store import StageStore, document_folder, read_record_metadata
-from scanmill.tables import SCHEMAS, from_rows
+from scanmill.tables import SCHEMAS, failed, from_rows
 
 needs_poppler = pytest.mark.skipif(
     shutil.which("pdftoppm") is None, reason="Poppler's pdftoppm is not installed"
@@ -580,6 +580,35 @@ def test_child_that_dies_or_hangs_costs_the_page_it_was_at(worker, tmp_path, num
     assert all((tmp_path / "images" / row["image"]).exists() for row in rows if row not in bad)
 
 
+def test_worker_that_is_killed_costs_the_page_it_was_at(worker, tmp_path):
+    """Where memory runs out, the kernel may take the parent of the process that needed it."""
+    path = write_pages(tmp_path / "long.pdf", 60)
+    killed = []
+
+    def on_page():
+        if not killed:
+            killed.extend((worker.process.pid, *children(worker.process.pid)))
+            os.kill(worker.process.pid, signal.SIGKILL)
+
+    rows = render(worker, path, tmp_path / "images", on_page=on_page)
+    assert [row["page"] for row in rows] == list(range(1, 61))
+    bad = [row for row in rows if row["status"] != "ok"]
+    assert [(row["reason"], "SIGKILL" in row["message"]) for row in bad] == [("memory", True)]
+    assert not any(lives(process) for process in killed)
+
+    os.kill(worker.process.pid, signal.SIGKILL)  # At rest, it costs nothing.
+    worker.process.wait()
+    assert all(row["status"] == "ok" for row in render(worker, path, tmp_path / "images"))
+
+
+def test_worker_that_cannot_start_fails_the_job_and_no_document(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    broken = Worker()
+    with pytest.raises((RuntimeError, BrokenPipeError)):
+        render(broken, write_pages(tmp_path / "a.pdf", 1), tmp_path / "images")
+    broken.close()
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_page_that_needs_too_much_time_costs_itself(worker, tmp_path, engine):
     path = write_bomb(tmp_path / "bomb.pdf", levels=9)
@@ -958,6 +987,28 @@ def test_raised_limit_tries_the_failed_pages_again_and_only_those(tmp_path, arch
     assert shard(archive, results, document, high)[0] == {"a.pdf": "retried"}
     assert read_record_metadata(results, "a.pdf", "images").get("limits", "{}") == "{}"
     assert shard(archive, results, document, {"max_pixels": 9e9})[0] == {"a.pdf": "reused"}
+
+
+def test_raised_limit_leaves_pages_alone_that_failed_under_another(tmp_path, archive, monkeypatch):
+    tried = []
+
+    def render(worker, task, on_page):
+        """Page 1 is too large, page 2 takes too long."""
+        tried.append(task["pages"])
+        reasons = {1: "too_large", 2: "timeout"}
+        return [{"page": n, **failed("images", reasons[n], "")} for n in task["pages"] or reasons]
+
+    monkeypatch.setattr(rendering, "render_document", render)
+    write_pdf(archive / "a.pdf", {}, {})
+    document, results = [describe(archive, "a.pdf")], tmp_path / "results"
+    low = {"max_pixels": 100, "cpu_seconds": 1, "wall_seconds": 1}
+    shard(archive, results, document, low)
+    assert shard(archive, results, document, {**low, "memory_mb": 9000})[0] == {"a.pdf": "reused"}
+    assert shard(archive, results, document, {**low, "max_pixels": 200})[0] == {"a.pdf": "retried"}
+    assert shard(archive, results, document, {**low, "max_pixels": 200})[0] == {"a.pdf": "reused"}
+    raised = {"max_pixels": 200, "cpu_seconds": 1, "wall_seconds": 2}
+    assert shard(archive, results, document, raised)[0] == {"a.pdf": "retried"}
+    assert tried == [None, [1], [2]]
 
 
 def test_raised_limit_works_without_hard_links(tmp_path, archive, monkeypatch):

@@ -1,0 +1,69 @@
+"""Image files of pages and crops: read, checked, decoded, encoded; the one place that does."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+
+class Unusable(Exception):
+    """A page image that is not as it was rendered; the text says why."""
+
+
+def read_image(path: Path, sha256: str) -> tuple[bytes, np.ndarray]:
+    """The bytes of a page image and its pixels, (H, W) grey or (H, W, 3) BGR uint8.
+
+    Raises Unusable where the file is missing, has other bytes than those of `sha256`, or no image.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Unusable(f"{type(error).__name__}: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise Unusable("its bytes are not those that were rendered")
+    pixels = decode(data)
+    if pixels is None:
+        raise Unusable("it cannot be decoded")
+    return data, pixels
+
+
+def decode(data: bytes) -> np.ndarray | None:
+    """(H, W) grey or (H, W, 3) BGR uint8, or None where the bytes are no image."""
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def encode(pixels: np.ndarray, suffix: str, bilevel: bool, jpeg_quality: int) -> bytes:
+    """Encode (H, W) grey or (H, W, 3) BGR uint8 as `jpg`, or as `png`: of one bit if `bilevel`, which
+    takes grey pixels.
+
+    Raises ValueError for what the format cannot hold, as a side of more than 65500 pixels in JPEG.
+    """
+    if suffix == "png" and bilevel:
+        buffer = io.BytesIO()
+        black_and_white = Image.fromarray(pixels).point(lambda grey: 255 * (grey >= 128), mode="1")
+        black_and_white.save(buffer, "PNG")
+        return buffer.getvalue()
+    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if suffix == "jpg" else []
+    problem = ""
+    try:
+        done, data = cv2.imencode(f".{suffix}", pixels, options)
+    except cv2.error as error:
+        if error.code == cv2.Error.STS_NO_MEM:
+            raise MemoryError from error
+        done, problem = False, f": {error.err}"
+    if not done:
+        height, width = pixels.shape[:2]
+        kind = {"jpg": "JPEG", "png": "PNG"}[suffix]
+        raise ValueError(f"{width} x {height} pixels cannot be a {kind}{problem}")
+    return data.tobytes()
+
+
+def is_bilevel_png(data: bytes) -> bool:
+    """Whether an image file is a PNG of one bit per pixel: depth and colour type of its IHDR chunk
+    (PNG specification, 11.2.2)."""
+    return data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] == b"\x01\x00"
