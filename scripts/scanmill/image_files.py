@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
+import subprocess
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -67,3 +71,78 @@ def is_bilevel_png(data: bytes) -> bool:
     """Whether an image file is a PNG of one bit per pixel: depth and colour type of its IHDR chunk
     (PNG specification, 11.2.2)."""
     return data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] == b"\x01\x00"
+
+
+# Turning ------------------------------------------------------------------------------------------
+
+
+class Turn(NamedTuple):
+    """What makes an image upright: rows and columns exchanged, then mirrored along x, along y."""
+
+    transpose: bool
+    flip_x: bool
+    flip_y: bool
+
+
+#: By the EXIF Orientation of an image (EXIF 2.3, 4.6.4).
+TURN_OF_ORIENTATION = {
+    1: Turn(False, False, False),
+    2: Turn(False, True, False),
+    3: Turn(False, True, True),
+    4: Turn(False, False, True),
+    5: Turn(True, False, False),
+    6: Turn(True, True, False),
+    7: Turn(True, True, True),
+    8: Turn(True, False, True),
+}
+UPRIGHT = TURN_OF_ORIENTATION[1]
+
+#: jpegtran's names of the same.
+_JPEGTRAN = {
+    2: ["-flip", "horizontal"],
+    3: ["-rotate", "180"],
+    4: ["-flip", "vertical"],
+    5: ["-transpose"],
+    6: ["-rotate", "90"],
+    7: ["-transverse"],
+    8: ["-rotate", "270"],
+}
+
+
+def turn_pixels(pixels: np.ndarray, turn: Turn) -> np.ndarray:
+    """(H, W) or (H, W, channels), turned."""
+    if turn.transpose:
+        pixels = pixels.swapaxes(0, 1)
+    rows = slice(None, None, -1 if turn.flip_y else 1)
+    columns = slice(None, None, -1 if turn.flip_x else 1)
+    return np.ascontiguousarray(pixels[rows, columns])
+
+
+def turn_jpeg(data: bytes, turn: Turn) -> bytes | None:
+    """A JPEG turned without loss and without EXIF; None where jpegtran is missing, or cannot.
+
+    It can where the sides that change places with their opposites are whole blocks.
+    """
+    orientation = next(number for number, same in TURN_OF_ORIENTATION.items() if same == turn)
+    if shutil.which("jpegtran") is None:
+        return None
+    done = subprocess.run(
+        ["jpegtran", "-copy", "icc", "-perfect", *_JPEGTRAN[orientation]],
+        input=data,
+        capture_output=True,
+        check=False,
+    )
+    return done.stdout if done.returncode == 0 and done.stdout else None
+
+
+@lru_cache
+def jpegtran_version() -> str:
+    """Version of the installed jpegtran."""
+    said = subprocess.run(
+        ["jpegtran", "-version"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return (said.stderr + said.stdout).split("version", 1)[-1].split("(")[0].strip() or "unknown"

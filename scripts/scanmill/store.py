@@ -52,7 +52,18 @@ class Stage(NamedTuple):
 
 
 STAGES: dict[str, Stage] = {
-    "images": Stage(("images",), "images", ("image_files", "rendering")),
+    "images": Stage(
+        ("images",),
+        "images",
+        (
+            "image_documents",
+            "image_files",
+            "lifting",
+            "page_images",
+            "pdf_documents",
+            "rendering",
+        ),
+    ),
     "detections": Stage(
         ("detections", "detected_pages"), None, ("detector", "image_files", "preprocessing")
     ),

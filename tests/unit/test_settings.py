@@ -188,7 +188,10 @@ def test_layers_share_nothing(tmp_path):
         ({"classes": ["a"]}, "Did you mean regions.classes or crops.classes?"),
         ({"detection.score_floor": 1}, "Write detection: {score_floor: ...}."),
         ({"images": {"limits.cpu_seconds": 1}}, "Write images: {limits: {cpu_seconds: ...}}."),
-        ({"images": {"width": 1}}, "Those of images are: dpi, renderer, jpeg_quality, limits."),
+        (
+            {"images": {"width": 1}},
+            "Those of images are: dpi, lift, renderer, jpeg_quality, limits.",
+        ),
         ({"width": 1}, "There are: archive, shards, images, model,"),
         ({1: 2}, "1: there is no such setting."),
     ],
@@ -206,7 +209,10 @@ def test_unknown_keys_name_the_nearest(tmp_path, overrides, expected):
         ({"images": {"dpi": True}}, "images.dpi: true is not allowed."),
         ({"images": {"dpi": None}}, "images.dpi: an empty value (null) is not allowed."),
         ({"images": {"dpi": {"x": 1}}}, "images.dpi: a block of keys is not allowed."),
-        ({"images": 300}, "Allowed: a block of the keys dpi, renderer, jpeg_quality, limits."),
+        (
+            {"images": 300},
+            "Allowed: a block of the keys dpi, lift, renderer, jpeg_quality, limits.",
+        ),
         ({"images": {"renderer": "mupdf"}}, "Allowed: auto or poppler or pdfium."),
         ({"shards": {"max_documents": 0}}, "Allowed: auto, or a whole number of at least 1."),
         ({"detection": {"score_floor": float("nan")}}, "Allowed: a number from 0 to 1."),
@@ -367,6 +373,7 @@ def test_output_settings_of_each_stage(tmp_path):
     settings = load(tmp_path)
     assert output_settings(settings, "images") == {
         "dpi": 300,
+        "lift": True,
         "renderer": "auto",
         "jpeg_quality": 90,
     }
