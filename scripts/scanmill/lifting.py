@@ -454,9 +454,9 @@ class Resources:
                 if "/Resources" in entry:
                     self._collect(entry.Resources, seen, depth + 1)
 
-    def stream_of(self, item: Any) -> pikepdf.Stream:  # noqa: ANN401
-        """The stream behind an image: equal in size and data. Inline images have none."""
-        data, size = _raw_data(item), _size(item)
+    def stream_of(self, item: Any, data: bytes) -> pikepdf.Stream:  # noqa: ANN401
+        """The stream behind an image: equal in size and `data`. Inline images have none."""
+        size = _size(item)
         found = [
             stream
             for stream in self.images
@@ -499,10 +499,6 @@ def _codings(stream: pikepdf.Stream) -> list[pikepdf.Object | None]:
     return [stream.get(name) for name in _CODING]
 
 
-def _raw_data(item: Any) -> bytes:  # noqa: ANN401
-    return _buffer(pdfium_c.FPDFImageObj_GetImageDataRaw, item)
-
-
 def _buffer(get: Any, item: Any) -> bytes:  # noqa: ANN401
     size = get(item, None, 0)
     buffer = (ctypes.c_ubyte * size)()
@@ -523,13 +519,16 @@ class Scan:
     def __init__(self, item: Any, resources: Resources) -> None:  # noqa: ANN401
         """Raises _NotLiftable where it cannot be shown as it is."""
         self.item, self.size = item, _size(item)
-        stream = resources.stream_of(item)
+        self.data = _buffer(pdfium_c.FPDFImageObj_GetImageDataRaw, item)
+        stream = resources.stream_of(item, self.data)
         self.stencil = bool(stream.get("/ImageMask", False))
         if any(name in stream for name in ("/SMask", "/Mask", "/OC")):
             raise _NotLiftable
         if int(stream.get("/SMaskInData", 0)):
             raise _NotLiftable
         filters = _filters(stream)
+        if len(filters) > 1:
+            self.data = _buffer(pdfium_c.FPDFImageObj_GetImageDataDecoded, item)
         self.codec = filters[-1][0] if filters else ""
         self.parameters = filters[-1][1] if filters else {}
         decode = [float(number) for number in stream.get("/Decode", [])]
@@ -555,12 +554,10 @@ class Scan:
         if self.codec == "/DCTDecode":
             if int(self.parameters.get("/ColorTransform", 1)) != 1:
                 raise _NotLiftable
-            data = _buffer(pdfium_c.FPDFImageObj_GetImageDataDecoded, self.item)
-            check_jpeg(data, self.size, self.color)
-            return data, "jpg"
+            check_jpeg(self.data, self.size, self.color)
+            return self.data, "jpg"
         if self.codec == "/JPXDecode":
-            data = _buffer(pdfium_c.FPDFImageObj_GetImageDataDecoded, self.item)
-            return data, check_jpeg2000(data, self.size, self.color)
+            return self.data, check_jpeg2000(self.data, self.size, self.color)
         return None
 
     def pixels(self) -> np.ndarray:
@@ -650,9 +647,31 @@ def check_jpeg(data: bytes, size: tuple[int, int], color: str | None) -> None:
             raise _NotLiftable
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             raise _NotLiftable
-        # At an eighth of its size: all of its data are read, most of the arithmetic is left out.
+        sample = None if "progressive" in image.info else _start_of_jpeg(data)
+    # At an eighth of its size most of the arithmetic is left out.
+    with Image.open(io.BytesIO(sample or data), formats=("JPEG",)) as image:
         image.draft("L", (max(image.width // 8, 1), max(image.height // 8, 1)))
         image.load()
+
+
+def _start_of_jpeg(data: bytes, length: int = 1 << 16) -> bytes | None:
+    """What must be decoded of a JPEG to know that all of it can be: its tables and `length` bytes, if it
+    is a single scan with an end (EOI); otherwise None.
+
+    Within a scan nothing is fatal to libjpeg. Markers: ITU-T T.81, table B.1.
+    """
+    place = 2
+    while data[place : place + 1] == b"\xff" and data[place + 1] != 0xDA:
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    scan = np.frombuffer(data, np.uint8)[place + 2 :]
+    marked = np.flatnonzero(scan[:-1] == 0xFF)
+    codes = scan[marked + 1]
+    # A stuffed zero, a restart, a fill byte go on.
+    others = np.flatnonzero((codes != 0) & ((codes < 0xD0) | (codes > 0xD7)) & (codes != 0xFF))
+    if not len(others) or codes[others[0]] != 0xD9:
+        return None
+    end = place + 2 + int(marked[others[0]])
+    return data[: min(place + length, end)] + b"\xff\xd9"
 
 
 def check_jpeg2000(data: bytes, size: tuple[int, int], color: str | None) -> str:

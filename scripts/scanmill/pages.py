@@ -51,7 +51,7 @@ def finish_document(
         page = dict(image)
         if image["status"] == "ok":
             outcome = outcomes[image["page"]]
-            page |= outcome
+            page |= {**outcome, "message": outcome["message"] or image["message"]}
             if outcome["status"] == "ok":
                 regions = select_regions(
                     found.get(image["page"], nothing), image["width"], image["height"], settings
@@ -75,9 +75,14 @@ def finish_document(
 def flags(page: Mapping[str, Any]) -> list[str]:
     """What is worth a look on a page: names, sorted.
 
-    `capped`: the model's cap on detections was met, so regions may be missing; `no_regions`.
+    `capped`: the model's cap on detections was met, so regions may be missing; `no_regions`;
+    `reduced_dpi`: the page was too large for `images.dpi`, the message says how it was rendered.
     """
-    named = {"capped": page["capped"], "no_regions": page["n_regions"] == 0}
+    named = {
+        "capped": page["capped"],
+        "no_regions": page["n_regions"] == 0,
+        "reduced_dpi": page["message"] is not None,
+    }
     return sorted(name for name, holds in named.items() if holds)
 
 

@@ -41,7 +41,7 @@ from scanmill.page_images import (
 from scanmill.workers import cpu_used, too_much_memory, too_slow
 
 #: Pages that one pdftoppm renders: more save little, and are all done again one by one if one fails.
-PAGES_PER_CALL = 8
+PAGES_PER_CALL = 16
 
 #: Pixels per inch, and in all, of the small picture of a page that tells whether it is grey.
 PREVIEW_DPI = 36
@@ -137,6 +137,7 @@ class PdfDocument:
             if not file.read(1):
                 raise PageError("empty", "the file has no bytes")
         self.pdf: pypdfium2.PdfDocument | None = None
+        problem = None
         self.structure: pikepdf.Pdf | None = None
         self.numbering_checked = False
         if inspect or not self.by_poppler:
@@ -150,15 +151,17 @@ class PdfDocument:
         if inspect and self.pdf is not None:
             self._open_structure()
         if self.pdf is None:
-            self.pages = self._count_with_poppler()
+            self.pages = self._count_with_poppler(problem)
+        else:
+            self.pdf.init_forms()  # Otherwise PDFium leaves out what fields are filled with.
         if not self.pages:
             raise PageError("empty", "the PDF has no pages")
-        if not self.by_poppler:
-            self.pdf.init_forms()  # Otherwise PDFium leaves out what fields are filled with.
 
     def _open_structure(self) -> None:
         try:
             self.structure = pikepdf.open(self.path)
+            in_order = len(self.structure.pages) == self.pages
+            self.numbering_checked = in_order and not self.structure.get_warnings()
             # A page tree may claim any number of pages; each would become a failed row.
             if self.pages > len(self.structure.objects):
                 self.pages = len(self.structure.pages)
@@ -264,13 +267,15 @@ class PdfDocument:
 
     # Poppler --------------------------------------------------------------------------------------
 
-    def _count_with_poppler(self) -> int:
-        """The number of pages of a file that PDFium could not open, or must not."""
+    def _count_with_poppler(self, problem: PageError | None) -> int:
+        """The number of pages of a file that PDFium could not open for `problem`, or must not."""
         try:
             return int(pdf2image.pdfinfo_from_path(self.path)["Pages"])
         except (pdf2image.exceptions.PDFPageCountError, KeyError, ValueError) as error:
             if "Incorrect password" in str(error):
                 raise PageError("encrypted", "the PDF needs a password") from error
+            if problem is not None:
+                raise PageError(problem.reason, f"{problem}; Poppler: {error}") from error
             raise PageError("corrupt", f"Poppler: {error}") from error
 
     def _check_numbering(self) -> None:
@@ -279,14 +284,15 @@ class PdfDocument:
         Poppler leaves out what is no page and counts on, so that the last one is not found; by its
         numbers, pages would get the images of others.
         """
-        if self.pdf is None or self.numbering_checked:
+        if self.numbering_checked:
             return
         self.numbering_checked = True
         try:
             self._poppler_box(self.pages)
         except PageError:
+            if self.pdf is None:
+                raise
             (self.engine,) = choose_engines("pdfium")
-            self.pdf.init_forms()
 
     def _poppler_box(self, number: int) -> PageBox:
         """The visible box of a page as Poppler takes it; PageError where it finds no such page."""
@@ -358,7 +364,7 @@ class PdfDocument:
                 last_page=run[-1].number,
                 use_cropbox=True,
                 grayscale=first.style != "colour",
-                fmt="ppm" if first.style == "bilevel" else "jpeg",
+                fmt="jpeg" if first.style == "colour" else "ppm",  # Its grey JPEGs are RGB.
                 jpegopt={
                     "quality": self.settings["jpeg_quality"],
                     "progressive": False,
@@ -380,18 +386,21 @@ class PdfDocument:
         data = file.read_bytes()
         try:
             with Image.open(io.BytesIO(data), formats=("JPEG", "PPM")) as image:
-                size = image.size
-                pixels = np.asarray(image) if wanted.style == "bilevel" else None
+                size, jpeg = image.size, image.format == "JPEG"
         except (OSError, ValueError, SyntaxError):
             return None
         # A JPEG ends with EOI if pdftoppm came that far; where memory ends, its page is one pixel.
-        whole = pixels is not None or data.endswith(b"\xff\xd9")
+        n_pixels = size[0] * size[1]
+        whole = data.endswith(b"\xff\xd9") if jpeg else len(data) > n_pixels
         expected = (inches * wanted.dpi for inches in wanted.box.inches)
         if not whole or any(abs(a - b) > 2 for a, b in zip(size, expected, strict=True)):
             return None
-        if pixels is None:
+        if jpeg:
             return self._rendered(file, "jpg", size, wanted.box, wanted.dpi)
-        data, suffix = encode_page(pixels, True, 0)
+        # A PGM is a header and the pixels, row by row.
+        pixels = np.frombuffer(data, np.uint8)[-n_pixels:].reshape(size[::-1])
+        bilevel = wanted.style == "bilevel"
+        data, suffix = encode_page(pixels, bilevel, self.settings["jpeg_quality"])
         return self._rendered(data, suffix, size, wanted.box, wanted.dpi)
 
 

@@ -487,4 +487,5 @@ def _limits_note(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float])
 
 
 if __name__ == "__main__":
+    Image.init()  # Pillow loads its formats when one is needed: each child would, anew.
     serve(work)

@@ -206,8 +206,20 @@ def test_tables_do_not_tell_when_they_were_made(finished, tmp_path):
 
 
 def test_flags_are_sorted_names():
-    assert flags({"capped": True, "n_regions": 0}) == ["capped", "no_regions"]
-    assert flags({"capped": False, "n_regions": 1}) == []
+    note = "rendered at 50 dpi"
+    every = ["capped", "no_regions", "reduced_dpi"]
+    assert flags({"capped": True, "n_regions": 0, "message": note}) == every
+    assert flags({"capped": False, "n_regions": 1, "message": None}) == []
+
+
+def test_what_is_to_know_of_an_image_stays_with_its_page(tmp_path):
+    images, outcomes, detections = tables()
+    rows = images.to_pylist()
+    rows[0]["message"] = "rendered at 50 dpi"
+    pages = finish(tmp_path, from_rows("images", rows), outcomes, detections)
+    noted = [(row["message"], "reduced_dpi" in (row["flags"] or [])) for row in pages]
+    assert noted[0] == ("rendered at 50 dpi", True)
+    assert not any(flagged for _, flagged in noted[1:])
 
 
 def test_inputs_are_what_regions_are_made_from():
