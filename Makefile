@@ -23,13 +23,14 @@ STATE = $(shell .venv/bin/python -c "import os, scanmill as s; \
 DOCTOR_PYTHON = $(shell .venv/bin/python -c "" 2>/dev/null && echo .venv/bin/python || echo $(PYTHON))
 IN_ENV = . .venv/bin/activate &&
 
-.PHONY: help env demo test lint format doctor benchmark-memory test-bare-machine clean check-python broken
+.PHONY: help env demo test fuzz lint format doctor benchmark-rendering benchmark-reliability \
+	benchmark-memory test-bare-machine clean check-python broken
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [TORCH=pypi|cpu|cu126] [DETECTRON2=pypi|installed]"
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
-		| awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
+		| awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
 	@echo
 	@echo "In force: PYTHON=$(PYTHON) TORCH=$(TORCH) DETECTRON2=$(DETECTRON2)."
 	@echo "TORCH=cu126 is for drivers older than 580, TORCH=cpu saves 5 GB where there is no GPU,"
@@ -61,6 +62,9 @@ demo/archive: | env
 test: env  ## run the tests
 	$(IN_ENV) pytest
 
+fuzz: env  ## damage PDFs in many ways and make page images of them [CASES=2000]
+	$(IN_ENV) FUZZ_CASES=$(or $(CASES),2000) pytest -s tests/unit/test_fuzzing.py
+
 lint: env  ## check style: ruff, snakefmt, snakemake --lint
 	$(IN_ENV) ruff check
 	$(IN_ENV) ruff format --check
@@ -74,6 +78,12 @@ format: env  ## bring the code into shape
 
 doctor: check-python  ## say what this machine has, what is wrong, and the remedy
 	@$(DOCTOR_PYTHON) scripts/doctor.py
+
+benchmark-rendering: env demo/archive  ## page images beside pdf2image's, by kind of page [ARCHIVE=folder]
+	$(IN_ENV) python tests/benchmarks/rendering.py $(or $(ARCHIVE),demo/archive)
+
+benchmark-reliability: env demo/archive  ## page images of broken PDFs, and what each engine makes alone [ARCHIVE=folder]
+	$(IN_ENV) python tests/benchmarks/reliability.py $(or $(ARCHIVE),demo/archive)
 
 benchmark-memory: env  ## peak memory of every job over 500 pages, in one document and in 500 (15 minutes)
 	$(IN_ENV) python tests/benchmarks/memory.py

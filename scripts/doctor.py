@@ -273,7 +273,13 @@ def check_pdf_engines() -> Line:
     if not poppler:
         remedy = "apt-get install poppler-utils, or conda install -c conda-forge poppler"
         return Line("note", "PDF", f"no Poppler: {text} renders", remedy)
-    return Line("ok", "PDF", f"Poppler {poppler.group(1)}, {text}")
+    if not shutil.which("jpegtran"):
+        remedy = (
+            "apt-get install libjpeg-turbo-progs, or conda install -c conda-forge libjpeg-turbo"
+        )
+        text = f"Poppler {poppler.group(1)}, {text}, no jpegtran: turned JPEGs become PNGs"
+        return Line("note", "PDF", text, remedy)
+    return Line("ok", "PDF", f"Poppler {poppler.group(1)}, {text}, jpegtran")
 
 
 def check_model(folder: Path) -> str:

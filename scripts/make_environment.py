@@ -283,29 +283,36 @@ def check_imports(torch: str, detectron2: str) -> None:
     raise SetupError(f"{VENV} does not work: {error}\n{remedy}")
 
 
-def install_poppler() -> None:
-    """Install Poppler where that needs no password; otherwise say what serves instead.
+def install_tools() -> None:
+    """Install Poppler and jpegtran where that needs no password; otherwise say what serves instead.
 
-    Never an error: PDFium, which pip installs, renders too.
+    Never an error: PDFium, which pip installs, renders too, and turned JPEGs can become PNGs.
     """
-    if shutil.which("pdftoppm"):
+    if shutil.which("pdftoppm") and shutil.which("jpegtran"):
         return
+    packages = ["poppler-utils", "libjpeg-turbo-progs"]
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     allowed = not as_root or (
         shutil.which("sudo")
         and not subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode
     )
     if allowed and shutil.which("apt-get"):
-        print("Installing Poppler (apt-get install poppler-utils).", flush=True)
+        print(f"Installing Poppler and jpegtran ({' '.join(packages)}).", flush=True)
         apt = [*as_root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
         subprocess.run([*apt, "update"])
-        install = [*apt, "install", "-y", "--no-install-recommends", "poppler-utils"]
+        install = [*apt, "install", "-y", "--no-install-recommends", *packages]
         subprocess.run(install, stdout=subprocess.DEVNULL)
     if not shutil.which("pdftoppm"):
         print(
             "Poppler is not installed: PDFs are rendered by PDFium. To have Poppler: apt-get "
             "install poppler-utils,\ndnf install poppler-utils, brew install poppler, or conda "
             "install -c conda-forge poppler."
+        )
+    if not shutil.which("jpegtran"):
+        print(
+            "jpegtran is not installed: scans that lie on their side in a PDF become PNGs, which are "
+            "larger.\nTo have it: apt-get install libjpeg-turbo-progs, dnf install "
+            "libjpeg-turbo-utils, or conda install -c conda-forge libjpeg-turbo."
         )
 
 
@@ -334,7 +341,7 @@ def main() -> int:
         print(f"\n{error}", file=sys.stderr)
         return 1
     PIP_LOG.unlink(missing_ok=True)
-    install_poppler()
+    install_tools()
     print(f"Environment ready in {time.monotonic() - start:.0f} s: source .venv/bin/activate")
     return 0
 

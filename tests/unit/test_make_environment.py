@@ -140,24 +140,28 @@ def machine(monkeypatch):
     return make
 
 
-def test_poppler_that_is_there_is_left_alone(machine):
-    commands = machine({"pdftoppm", "apt-get"}, user=0)
-    environment.install_poppler()
+def test_tools_that_are_there_are_left_alone(machine):
+    commands = machine({"pdftoppm", "jpegtran", "apt-get"}, user=0)
+    environment.install_tools()
     assert commands == []
 
 
-def test_root_installs_poppler(machine, capsys):
-    commands = machine({"apt-get"}, user=0)
-    environment.install_poppler()
-    assert [command[-1] for command in commands] == ["update", "poppler-utils"]
+@pytest.mark.parametrize("present", ["pdftoppm", "jpegtran", "none of both"])
+def test_root_installs_what_is_missing(machine, capsys, present):
+    commands = machine({"apt-get", present}, user=0)
+    environment.install_tools()
+    assert [command[-1] for command in commands] == ["update", "libjpeg-turbo-progs"]
+    assert commands[1][-2] == "poppler-utils"
     assert "sudo" not in commands[0]
 
 
-def test_a_user_installs_poppler_only_without_a_password(machine, capsys):
+def test_a_user_installs_them_only_without_a_password(machine, capsys):
     commands = machine({"apt-get", "sudo"}, user=1000, sudo_works=True)
-    environment.install_poppler()
+    environment.install_tools()
     assert [command[:2] for command in commands] == [["sudo", "-n"]] * 3
     commands = machine({"apt-get", "sudo"}, user=1000, sudo_works=False)
-    environment.install_poppler()
+    environment.install_tools()
     assert commands == [["sudo", "-n", "true"]]
-    assert "rendered by PDFium" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "rendered by PDFium" in said
+    assert "jpegtran is not installed" in said
