@@ -64,6 +64,8 @@ class PageBox(NamedTuple):
     rotation: int
     unit: float = 1.0
     """Points per unit: /UserUnit (ISO 32000-1, 14.11.1)."""
+    uncropped: bool = False
+    """It is the MediaBox, as the CropBox shows nothing of it."""
 
     @property
     def size(self) -> tuple[float, float]:

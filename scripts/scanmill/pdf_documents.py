@@ -125,11 +125,18 @@ class PdfDocument:
     """An open PDF.
 
     `engine` renders. With `inspect`, PDFium and qpdf look into the file first: pages that are scans are
-    lifted, and pages without colour come out grey. Without it Poppler works alone.
+    lifted, and pages without colour come out grey. Without it Poppler works alone. Without `forms`
+    PDFium leaves out what fields are filled with.
     """
 
     def __init__(
-        self, path: str, settings: Mapping, limits: Mapping, engine: str, inspect: bool
+        self,
+        path: str,
+        settings: Mapping,
+        limits: Mapping,
+        engine: str,
+        inspect: bool = True,
+        forms: bool = True,
     ) -> None:
         """Raises PageError where the file cannot be opened."""
         self.path, self.settings, self.limits, self.engine = path, settings, limits, engine
@@ -152,10 +159,10 @@ class PdfDocument:
             self._open_structure()
         if self.pdf is None:
             self.pages = self._count_with_poppler(problem)
-        else:
-            self.pdf.init_forms()  # Otherwise PDFium leaves out what fields are filled with.
         if not self.pages:
             raise PageError("empty", "the PDF has no pages")
+        if forms and not self.by_poppler:
+            self.pdf.init_forms()  # Otherwise PDFium leaves out what fields are filled with.
 
     def _open_structure(self) -> None:
         try:
@@ -216,7 +223,8 @@ class PdfDocument:
         if not self.by_poppler:
             tell("render", number)
             return self._by_pdfium(page, box)
-        box = box or self._poppler_box(number)
+        if box is None or 0 in box.size:
+            box = self._poppler_box(number)
         dpi = choose_dpi(box, self.settings["dpi"], self.limits)
         return _Wanted(number, box, dpi, "colour" if page is None else _style(page, box))
 
@@ -293,15 +301,23 @@ class PdfDocument:
             if self.pdf is None:
                 raise
             (self.engine,) = choose_engines("pdfium")
+            self.pdf.init_forms()
 
     def _poppler_box(self, number: int) -> PageBox:
-        """The visible box of a page as Poppler takes it; PageError where it finds no such page."""
+        """The visible box of a page as Poppler takes it, or the MediaBox, if nothing of it is visible.
+
+        Raises PageError where it finds no such page.
+        """
         query = ["pdfinfo", "-box", "-f", str(number), "-l", str(number), self.path]
         said = subprocess.run(query, capture_output=True, text=True, errors="replace", check=False)
         lines = dict(re.findall(rf"^Page +{number} (\w+): +(.+)$", said.stdout, re.MULTILINE))
         try:
-            box = map(float, lines["CropBox"].split())
-            return PageBox(*box, int(lines["rot"]), self._unit(number))
+            rotation, unit = int(lines["rot"]), self._unit(number)
+            cropped, whole = (
+                PageBox(*map(float, lines[name].split()), rotation, unit)
+                for name in ("CropBox", "MediaBox")
+            )
+            return whole._replace(uncropped=True) if 0 in cropped.size else cropped
         except (KeyError, TypeError, ValueError) as error:
             raise PageError("corrupt", f"Poppler finds no page {number}: {said.stderr}") from error
 
@@ -338,6 +354,7 @@ class PdfDocument:
             if dpi == wanted.dpi:
                 image = self._checked(file, wanted._replace(box=box))
             if image is None:
+                _check_space(scratch)
                 raise PageError("memory", f"{too_much_memory(self.limits)}, as it seems")
         if image is None:
             if cpu_used(resource.RUSAGE_CHILDREN) - before >= 0.95 * self.limits["cpu_seconds"]:
@@ -362,7 +379,7 @@ class PdfDocument:
                 dpi=first.dpi * first.box.unit,
                 first_page=first.number,
                 last_page=run[-1].number,
-                use_cropbox=True,
+                use_cropbox=not first.box.uncropped,
                 grayscale=first.style != "colour",
                 fmt="jpeg" if first.style == "colour" else "ppm",  # Its grey JPEGs are RGB.
                 jpegopt={
@@ -408,6 +425,8 @@ def _style(page: pypdfium2.PdfPage, box: PageBox) -> str:
     """How a page is to be rendered: `bilevel`, `grey` or `colour`."""
     if is_bilevel(page, box):
         return "bilevel"
+    if has_marks(page):
+        return "colour"  # The preview has not what fields are filled with.
     width, height = page.get_size()
     scale = min(
         PREVIEW_DPI * box.unit / POINTS_PER_INCH, math.sqrt(PREVIEW_PIXELS / (width * height))
@@ -430,7 +449,7 @@ def _runs(wanted: Sequence[_Wanted]) -> Iterator[list[_Wanted]]:
 
 
 def _call_key(page: _Wanted, ahead: int) -> tuple[Any, ...]:
-    return page.number + ahead, page.dpi * page.box.unit, page.style
+    return page.number + ahead, page.dpi * page.box.unit, page.style, page.box.uncropped
 
 
 def _check_space(folder: Path) -> None:

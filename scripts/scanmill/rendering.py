@@ -91,23 +91,38 @@ def work(task: Mapping[str, Any], say: Callable[..., None]) -> None:
             message = f"the document has {document.pages} pages, the CSV names page {number}"
             say(event="row", page=number, row=failed(STAGE, "unsupported", message))
     owed = [number for number in numbers if number <= document.pages]
-    for number, image in document.images(owed, folder, tell):
-        if isinstance(image, Exception):
-            row = _failure(image, limits)
-        else:
-            row = _save(image, number, folder, say)
-        say(event="row", page=number, row=row)
-        if row.get("reason") == "memory" or cpu_used() > limits["cpu_seconds"]:
-            # What is left of this process's memory may not do for the next page, and limits count from
-            # a process's start: a fresh one goes on.
-            return
+    try:
+        for number, image in document.images(owed, folder, tell):
+            if isinstance(image, Exception):
+                _raise_if_ours(image, folder)
+                row = _failure(image, limits)
+            else:
+                row = _save(image, number, folder)
+            say(event="row", page=number, row=row)
+            if row.get("reason") == "memory" or cpu_used() > limits["cpu_seconds"]:
+                # What is left of this process's memory may not do for the next page, and limits count
+                # from a process's start: a fresh one goes on.
+                return
+    except OSError as error:
+        say(event="fatal", message=storage_error(error) or f"Cannot write to {folder}: {error}")
+
+
+def _raise_if_ours(error: Exception, folder: Path) -> None:
+    """Raise an error of writing to `folder`, which is no failure of the page."""
+    # Reading gives none of these; the file's name is not in the error of a write.
+    if isinstance(error, OSError) and (
+        error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        or str(error.filename or "").startswith(str(folder))
+    ):
+        raise error
 
 
 def _open(task: Mapping[str, Any]) -> PdfDocument | ImageDocument:
     paths = [os.fsdecode(bytes.fromhex(path)) for path in task["paths"]]
     settings, limits = task["settings"], task["limits"]
     if task["kind"] == "pdf":
-        return PdfDocument(paths[0], settings, limits, task["engine"], task["inspect"])
+        way = {name: task[name] for name in ("engine", "inspect", "forms")}
+        return PdfDocument(paths[0], settings, limits, **way)
     if task["kind"] == "tiff":
         return ImageDocument.of_tiff(paths[0], settings, limits)
     return ImageDocument(paths, settings, limits)
@@ -129,20 +144,16 @@ def _failure(error: Exception, limits: Mapping[str, float]) -> dict[str, str]:
     return failed(STAGE, "corrupt", f"{type(error).__name__}: {error}")
 
 
-def _save(page: PageImage, number: int, folder: Path, say: Callable[..., None]) -> dict:
+def _save(page: PageImage, number: int, folder: Path) -> dict:
     """Put the image in place; the columns of its row, `image` being the file's name."""
     name = f"{number:04d}.{page.suffix}"
-    try:
-        if isinstance(page.data, Path):
-            with page.data.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            os.replace(page.data, folder / name)
-        else:
-            sha256 = hashlib.sha256(page.data).hexdigest()
-            (folder / name).write_bytes(page.data)
-    except OSError as error:
-        say(event="fatal", message=storage_error(error) or f"Cannot write {folder / name}: {error}")
-        os._exit(1)
+    if isinstance(page.data, Path):
+        with page.data.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        os.replace(page.data, folder / name)
+    else:
+        sha256 = hashlib.sha256(page.data).hexdigest()
+        (folder / name).write_bytes(page.data)
     width_pt, height_pt = page.page_size or (None, None)
     dpi_x, dpi_y = page.dpi or (None, None)
     return {
@@ -235,13 +246,19 @@ def _reason_of_death(end: Mapping[str, Any], limits: Mapping[str, float]) -> dic
 
 
 def ways(kind: str, engines: Sequence[str]) -> list[dict[str, Any]]:
-    """How pages of a kind of document are tried, in order: the engine, and whether to look inside."""
+    """How pages of a kind of document are tried, in order: the engine, whether to look inside before,
+    and whether PDFium fills in forms (some keep it, and Poppler, busy for ever)."""
     if kind != "pdf":
-        return [{"engine": None, "inspect": False}]
+        return [{"engine": None, "inspect": False, "forms": False}]
     first, *others = engines
     return [
-        {"engine": first, "inspect": True},
-        *({"engine": engine, "inspect": False} for engine in (*others, first)),
+        {"engine": first, "inspect": True, "forms": True},
+        *({"engine": engine, "inspect": False, "forms": True} for engine in (*others, first)),
+        *(
+            {"engine": engine, "inspect": False, "forms": False}
+            for engine in engines
+            if engine.startswith("pdfium")
+        ),
     ]
 
 
@@ -255,10 +272,11 @@ def render_document(
     rows: dict[int, dict[str, Any]] = {}
     problems: list[dict[str, str]] = []
     owed: list[int] | None = task["pages"]
-    asked: dict[str | None, set[int]] = {}
+    asked: dict[tuple, set[int]] = {}
     for way in ways(task["kind"], task["engines"]):
         # A page that an engine failed is not for the same engine again.
-        pages = owed and [page for page in owed if page not in asked.get(way["engine"], ())]
+        by_engine = asked.setdefault((way["engine"], way["forms"]), set())
+        pages = owed and [page for page in owed if page not in by_engine]
         if pages == []:
             continue
         outcomes = _in_parallel(pool, {**task, **way, "pages": pages}, on_page)
@@ -267,7 +285,7 @@ def render_document(
             if problems[-1]["reason"] == "io":
                 break
         for outcome in outcomes:
-            asked.setdefault(way["engine"], set()).update(outcome.asked)
+            by_engine |= outcome.asked
             for page, row in outcome.rows.items():
                 rows[page] = _joined([rows[page], row]) if page in rows else row
         if rows:

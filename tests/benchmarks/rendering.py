@@ -44,6 +44,7 @@ def task_of(path: Path, folder: str, pages: list[int] | None) -> dict:
         "engines": engines,
         "engine": engines[0],
         "inspect": True,
+        "forms": True,
     }
 
 

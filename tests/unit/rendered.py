@@ -58,6 +58,7 @@ def task(paths, folder, kind="pdf", engine="pdfium", pages=None, dpi=72, lift=Fa
         "engines": choose_engines(engine),
         "engine": choose_engines(engine)[0],
         "inspect": True,
+        "forms": True,
     }
 
 
@@ -143,6 +144,30 @@ def write_bomb(path, levels, before=1, after=1):
             add_page(pdf, content_of(MARKS, 0, 0))
         resources = pikepdf.Dictionary(XObject=pikepdf.Dictionary(X=form))
         add_page(pdf, b"/X Do", resources=resources)
+        for _ in range(after):
+            add_page(pdf, content_of(MARKS, 0, 0))
+        pdf.save(path)
+    return path
+
+
+def write_tiles(path, before=0, after=0):
+    """A page with a pattern of 6 * 10 ** 8 tiles, which PDFium looks at in no time, and others."""
+    with pikepdf.new() as pdf:
+        pattern = pdf.make_stream(
+            b"0 0 .3 .3 re f",
+            Type=pikepdf.Name.Pattern,
+            PatternType=1,
+            PaintType=1,
+            TilingType=1,
+            BBox=[0, 0, 1, 1],
+            XStep=0.01,
+            YStep=0.01,
+            Resources=pikepdf.Dictionary(),
+        )
+        resources = pikepdf.Dictionary(Pattern=pikepdf.Dictionary(P=pattern))
+        for _ in range(before):
+            add_page(pdf, content_of(MARKS, 0, 0))
+        add_page(pdf, b"/Pattern cs /P scn 0 0 200 300 re f", resources=resources)
         for _ in range(after):
             add_page(pdf, content_of(MARKS, 0, 0))
         pdf.save(path)

@@ -216,7 +216,8 @@ def test_what_is_to_know_of_an_image_stays_with_its_page(tmp_path):
     images, outcomes, detections = tables()
     rows = images.to_pylist()
     rows[0]["message"] = "rendered at 50 dpi"
-    pages = finish(tmp_path, from_rows("images", rows), outcomes, detections)
+    store, _ = finish(tmp_path, from_rows("images", rows), outcomes, detections)
+    pages = store.read(NAME, "pages").to_pylist()
     noted = [(row["message"], "reduced_dpi" in (row["flags"] or [])) for row in pages]
     assert noted[0] == ("rendered at 50 dpi", True)
     assert not any(flagged for _, flagged in noted[1:])

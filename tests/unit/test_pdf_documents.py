@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import time
+import zlib
 
 import numpy as np
 import pikepdf
@@ -325,11 +327,180 @@ def test_one_broken_page_costs_that_page(pool, tmp_path, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_page_without_area_is_no_page_of_one_pixel(pool, tmp_path, engine):
-    """Poppler gives one white pixel for it."""
+def test_page_whose_cropbox_shows_nothing(pool, tmp_path, engine):
+    """Poppler can be told to show the MediaBox; otherwise it gives one white pixel. PDFium cannot."""
     path = write_pdf(tmp_path / "none.pdf", {"crop": (400, 400, 500, 500)}, {})
     rows = render(pool, path, tmp_path / "images", engine=engine)
-    assert outcomes(rows) == [(1, "failed", "unsupported"), (2, "ok", None)]
+    if engine == "poppler":
+        assert outcomes(rows) == [(1, "ok", None), (2, "ok", None)]
+        assert (rows[0]["width"], rows[0]["height"]) == (200, 300)
+        assert rows[0]["to_pdf"] == [1, 0, 0, -1, 0, 300]
+    else:
+        assert outcomes(rows) == [(1, "failed", "unsupported"), (2, "ok", None)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "media",
+    [
+        (0, 0, 1e6, 1e6),
+        (0, 0, 1e6, 1e-3),
+        (0, 0, 200, 1e-3),
+    ],
+)
+def test_page_boxes_that_no_image_can_have(pool, tmp_path, engine, media):
+    path = write_pdf(tmp_path / "odd.pdf", {"media": media}, {})
+    rows = render(pool, path, tmp_path / "images", engine=engine)
+    assert [row["status"] for row in rows] == ["failed", "ok"]
+    assert rows[0]["reason"] in ("too_large", "unsupported")
+
+
+def test_box_that_is_none_is_a_letter(pool, tmp_path):
+    """As PDFium has it; Poppler does not say which box it takes."""
+    path = write_pdf(tmp_path / "odd.pdf", {"media": (0, 0, 0, 300)})
+    (row,) = render(pool, path, tmp_path / "images", engine="auto")
+    assert (row["width"], row["height"]) == (612, 792)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_large_page_is_rendered_smaller_and_says_so(pool, tmp_path, engine):
+    """A map of 0.7 m, and a strip longer than a JPEG can be."""
+    path = write_pdf(
+        tmp_path / "map.pdf",
+        {"media": (0, 0, 2000, 2000), "content": content_of(MARKS, 0, 0)},
+        {"media": (0, 0, 70_000, 20)},
+        {},
+    )
+    rows = render(pool, path, tmp_path / "images", engine=engine, max_pixels=1_565_000)
+    assert [row["status"] for row in rows] == ["ok"] * 3
+    assert [row["message"] is None for row in rows] == [False, False, True]
+    assert rows[0]["message"].startswith("rendered at 45 dpi instead of 72: ")
+    assert (rows[0]["width"], rows[1]["width"]) == (1250, 65_139)
+    assert rows[0]["dpi_x"] == pytest.approx(45, rel=1e-3)
+    a, b, c, d, e, f = rows[0]["to_pdf"]
+    for color, (u, v) in find_marks(load(tmp_path / "images", rows[0])).items():
+        assert (a * u + c * v + e, b * u + d * v + f) == pytest.approx(MARKS[color], abs=2)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_user_unit_makes_pages_larger_than_their_boxes(pool, tmp_path, engine):
+    path = write_pdf(tmp_path / "poster.pdf", {"content": content_of(MARKS, 0, 0)})
+    with pikepdf.open(path, allow_overwriting_input=True) as pdf:
+        pdf.pages[0].UserUnit = 2
+        pdf.save()
+    (row,) = render(pool, path, tmp_path / "images", engine=engine, dpi=36)
+    assert (row["width"], row["height"]) == (200, 300)
+    assert (row["dpi_x"], row["page_width_pt"]) == (36, 200)
+    a, b, c, d, e, f = row["to_pdf"]
+    for color, (u, v) in find_marks(load(tmp_path / "images", row)).items():
+        assert (a * u + c * v + e, b * u + d * v + f) == pytest.approx(MARKS[color], abs=1)
+
+
+def write_loop(path):
+    """A page tree whose node is its own child, and a form that paints itself."""
+    with pikepdf.new() as pdf:
+        form = pdf.make_stream(
+            b"0 g 10 10 20 20 re f /X Do",
+            Type=pikepdf.Name.XObject,
+            Subtype=pikepdf.Name.Form,
+            BBox=[0, 0, 200, 300],
+        )
+        form.Resources = pikepdf.Dictionary(XObject=pikepdf.Dictionary(X=form))
+        add_page(pdf, b"/X Do", resources=pikepdf.Dictionary(XObject=pikepdf.Dictionary(X=form)))
+        add_page(pdf, content_of(MARKS, 0, 0))
+        pdf.Root.Pages.Kids.append(pdf.Root.Pages)
+        pdf.Root.Pages.Count = 3
+        pdf.save(path)
+
+
+def write_zip_bomb(path):
+    """A page whose content is a gigabyte of blanks in some kilobytes, and one of an image of them."""
+    blanks = zlib.compress(zlib.compress(b" " * (1 << 30), 9), 9)
+    zeros = zlib.compress(zlib.compress(bytes(1 << 30), 9), 9)
+    with pikepdf.new() as pdf:
+        twice = pikepdf.Array([pikepdf.Name.FlateDecode] * 2)
+        add_page(pdf)
+        pdf.pages[0].Contents = pikepdf.Stream(pdf, blanks, Filter=twice)
+        image = pdf.make_stream(
+            zeros,
+            Type=pikepdf.Name.XObject,
+            Subtype=pikepdf.Name.Image,
+            Width=100,
+            Height=100,
+            BitsPerComponent=8,
+            ColorSpace=pikepdf.Name.DeviceGray,
+            Filter=twice,
+        )
+        resources = pikepdf.Dictionary(XObject=pikepdf.Dictionary(I=image))
+        add_page(pdf, b"200 0 0 300 0 0 cm /I Do", resources=resources)
+        none = pikepdf.StreamDecodeLevel.none
+        pdf.save(path, compress_streams=False, recompress_flate=False, stream_decode_level=none)
+    assert path.stat().st_size < 30_000
+
+
+def write_lying_count(path):
+    """Two pages and a page tree that claims a million."""
+    write_pages(path, 2)
+    data = path.read_bytes()
+    assert data.count(b"/Count 2 ") == 1
+    path.write_bytes(data.replace(b"/Count 2 ", b"/Count 1000000 "))
+
+
+def write_missing_fonts(path):
+    with pikepdf.new() as pdf:
+        font = pikepdf.Dictionary(
+            Type=pikepdf.Name.Font,
+            Subtype=pikepdf.Name.TrueType,
+            BaseFont=pikepdf.Name("/NobodyHasThisFont"),
+        )
+        text = b"BT /F0 24 Tf 20 100 Td (words) Tj ET BT /Gone 24 Tf 20 200 Td (words) Tj ET"
+        for _ in range(2):
+            resources = pikepdf.Dictionary(Font=pikepdf.Dictionary(F0=font))
+            add_page(pdf, text, resources=resources)
+        pdf.save(path)
+
+
+def write_image_without_pixels(path):
+    with pikepdf.new() as pdf:
+        for width in (0, 100):
+            image = pdf.make_stream(
+                b"",
+                Type=pikepdf.Name.XObject,
+                Subtype=pikepdf.Name.Image,
+                Width=width,
+                Height=0,
+                BitsPerComponent=8,
+                ColorSpace=pikepdf.Name.DeviceGray,
+            )
+            resources = pikepdf.Dictionary(XObject=pikepdf.Dictionary(I=image))
+            add_page(pdf, b"200 0 0 300 0 0 cm /I Do", resources=resources)
+        pdf.save(path)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "write",
+    [
+        write_loop,
+        write_zip_bomb,
+        write_lying_count,
+        write_missing_fonts,
+        write_image_without_pixels,
+    ],
+)
+def test_traps(pool, tmp_path, engine, write):
+    """Each has two pages; whatever becomes of them, it is two rows, soon."""
+    path = tmp_path / "trap.pdf"
+    write(path)
+    options = {"lift": True, "cpu_seconds": 20, "memory_mb": 3000}
+    started = time.monotonic()
+    rows = render(pool, path, tmp_path / "images", engine=engine, **options)
+    assert time.monotonic() - started < 120
+    assert [row["page"] for row in rows][:2] == [1, 2]
+    assert all(row["status"] == "ok" or (row["reason"] and row["message"]) for row in rows)
+    if write is not write_zip_bomb:
+        assert [row["status"] for row in rows][:2] == ["ok", "ok"], rows
+    assert len(rows) == (3 if write is write_loop and len(rows) == 3 else 2)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -2,16 +2,24 @@
 
 import concurrent.futures
 import os
+import shutil
+import subprocess
 import threading
+from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 from PIL import Image
 from rendered import (  # noqa: F401
+    ENGINES,
     LIMITS,
+    MARKS,
     SETTINGS,
     add_page,
+    content_of,
     load,
+    needs_poppler,
     outcomes,
     pool,
     render,
@@ -26,9 +34,19 @@ from scanmill import rendering
 from scanmill.archive import Document
 from scanmill.errors import UserError
 from scanmill.progress import Progress
-from scanmill.rendering import render_document, render_shard
+from scanmill.rendering import (
+    PAGES_PER_TASK,
+    Outcome,
+    render_document,
+    render_shard,
+    run_task,
+)
 from scanmill.store import StageStore, document_folder, read_record_metadata
 from scanmill.tables import SCHEMAS, failed
+from scanmill.workers import Worker, WorkerPool
+
+#: Ends of many lines, for pages that are large as JPEGs.
+PLACES = np.random.default_rng(0).integers(0, 300, (3000, 4)).tolist()
 
 # A shard ------------------------------------------------------------------------------------------
 
@@ -237,6 +255,162 @@ def test_image_that_cannot_be_written_ends_the_job(pool, tmp_path):
         (1, "ok", None),
         (2, "ok", None),
     ]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("content", [b"", content_of(MARKS, 0, 0)], ids=["grey", "colour"])
+def test_disk_that_fills_ends_the_job_and_fails_no_page(pool, tmp_path, engine, content):
+    """Also where it is Poppler that writes, and does not say why it stopped."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    noise = b" ".join(b"%d %d m %d %d l S" % tuple(place) for place in PLACES)
+    pages = ({"content": content + b" " + noise} for _ in range(6))
+    path = write_pdf(tmp_path / "a.pdf", *pages)
+    try:
+        with pytest.raises(UserError, match="the disk is full"):
+            render(pool, path, disk / "images", engine=engine, dpi=400)
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_file_that_vanishes_or_changes_while_it_is_read_costs_itself(pool, tmp_path):
+    """The first task has it, the following ones do not."""
+    for change in (Path.unlink, lambda path: path.write_bytes(b"%PDF-1.4 no more")):
+        path = write_pages(tmp_path / "a.pdf", PAGES_PER_TASK + 8)
+        changed = []
+
+        def on_page(path=path, change=change, changed=changed):
+            if not changed:
+                changed.append(change(path))
+
+        rows = render(pool, path, tmp_path / "images", on_page=on_page)
+        assert [row["page"] for row in rows] == list(range(1, PAGES_PER_TASK + 9))
+        assert rows[0]["status"] == "ok"
+        assert all(row["status"] == "failed" for row in rows[-8:])
+        assert {row["reason"] for row in rows[-8:]} <= {"io", "corrupt"}
+        assert all(row["message"] for row in rows[-8:])
+
+
+def test_pages_of_one_document_are_shared_out(pool, tmp_path, monkeypatch):
+    """And come back in order, whoever made them."""
+    tasks, run = [], Worker.run
+    monkeypatch.setattr(
+        Worker, "run", lambda self, task: tasks.append((self, task["pages"])) or run(self, task)
+    )
+    count = PAGES_PER_TASK + 20
+    path = write_pdf(tmp_path / "a.pdf", *({"media": (0, 0, 50 + n, 60)} for n in range(count)))
+    rows = render(pool, path, tmp_path / "images")
+    assert [row["page"] for row in rows] == list(range(1, count + 1))
+    assert [row["width"] for row in rows] == [50 + n for n in range(count)]
+    assert len({id(worker) for worker, _ in tasks}) == 2
+    assert sorted(page for _, pages in tasks[1:] for page in pages) == list(
+        range(PAGES_PER_TASK + 1, count + 1)
+    )
+
+
+# Ways ---------------------------------------------------------------------------------------------
+
+
+def test_ways_of_every_choice_of_engines():
+    poppler, pdfium = "poppler 1", "pdfium 2"
+
+    def described(*engines):
+        return [tuple(way.values()) for way in rendering.ways("pdf", engines)]
+
+    look, alone, bare = (True, True), (False, True), (False, False)
+    assert described(poppler, pdfium) == [
+        (poppler, *look),
+        (pdfium, *alone),
+        (poppler, *alone),
+        (pdfium, *bare),
+    ]
+    assert described(pdfium) == [(pdfium, *look), (pdfium, *alone), (pdfium, *bare)]
+    assert described(poppler) == [(poppler, *look), (poppler, *alone)]
+    assert len(rendering.ways("tiff", [poppler, pdfium])) == 1
+
+
+#: A pdftoppm that comes to grief over page 2, alone or with others.
+FRAIL = """#!/bin/sh
+first=0 last=0 previous=
+for word; do
+    case $previous in -f) first=$word;; -l) last=$word;; esac
+    previous=$word
+done
+if [ $first -le 2 ] && [ $last -ge 2 ]; then
+    {grief}
+fi
+exec {pdftoppm} "$@"
+"""
+
+
+@needs_poppler
+@pytest.mark.parametrize(
+    ("grief", "reason"),
+    [
+        ("exit 99", "corrupt"),
+        ("kill -SEGV $$", "corrupt"),
+        ("while :; do :; done", "timeout"),
+        ("exec sleep 1000", "timeout"),
+    ],
+    ids=["fails", "crashes", "spins", "hangs"],
+)
+def test_pdfium_makes_what_poppler_cannot(tmp_path, monkeypatch, grief, reason):
+    frail = tmp_path / "bin" / "pdftoppm"
+    frail.parent.mkdir()
+    frail.write_text(FRAIL.format(grief=grief, pdftoppm=shutil.which("pdftoppm")))
+    frail.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{frail.parent}:{os.environ['PATH']}")
+    pool = WorkerPool(1, "scanmill.rendering")
+    path = write_pages(tmp_path / "a.pdf", 3)
+    limits = {"cpu_seconds": 1, "wall_seconds": 6}
+    rows = render(pool, path, tmp_path / "images", engine="auto", **limits)
+    assert [row["status"] for row in rows] == ["ok"] * 3, rows
+    assert [row["engine"].split()[0] for row in rows] == ["poppler", "pdfium", "poppler"]
+    rows = render(pool, path, tmp_path / "one", engine="poppler", **limits)
+    pool.close()
+    assert outcomes(rows) == [(1, "ok", None), (2, "failed", reason), (3, "ok", None)]
+    # The pages around it are what they are without it.
+    for name in ("0001.jpg", "0003.jpg"):
+        images = {(tmp_path / folder / name).read_bytes() for folder in ("images", "one")}
+        assert len(images) == 1
+    running = subprocess.run(["pgrep", "-f", str(frail)], capture_output=True, check=False)
+    assert running.stdout == b""
+
+
+@needs_poppler
+def test_poppler_makes_what_kills_those_who_look_inside(pool, tmp_path, monkeypatch):
+    """What the first way cannot for want of looking, the last one makes: Poppler alone."""
+    tasks = []
+
+    def run(worker, task, on_page):
+        tasks.append((task["engine"].split()[0], task["inspect"], task["pages"]))
+        if task["inspect"] or task["engine"].startswith("pdfium"):
+            bad = failed("images", "memory", f"killed at {task['engine']}")
+            return Outcome(2, {page: dict(bad) for page in task["pages"] or (1, 2)}, set(), None)
+        return run_task(worker, task, on_page)
+
+    monkeypatch.setattr(rendering, "run_task", run)
+    path = write_pages(tmp_path / "a.pdf", 2)
+    rows = render(pool, path, tmp_path / "images", engine="auto")
+    assert [(row["status"], row["engine"].split()[0]) for row in rows] == [("ok", "poppler")] * 2
+    engines = [(engine, inspect) for engine, inspect, _ in tasks]
+    assert engines[0] == ("poppler", True)
+    assert set(engines[1:3]) == {("pdfium", False)}
+    assert set(engines[3:]) == {("poppler", False)}
+
+
+def test_failures_of_all_ways_are_told_and_limits_come_first():
+    corrupt, slow = (
+        failed("images", "corrupt", "Poppler: no"),
+        failed("images", "timeout", "too slow"),
+    )
+    joined = rendering._joined([corrupt, slow, corrupt])
+    assert (joined["reason"], joined["message"]) == ("timeout", "Poppler: no; too slow")
+    image = {"status": "ok", "message": None}
+    assert rendering._joined([corrupt, image]) == image
 
 
 def test_document_after_an_error_is_not_blamed_for_it(tmp_path, archive, monkeypatch):

@@ -28,6 +28,7 @@ from rendered import (  # noqa: F401
     write_bomb,
     write_pages,
     write_pdf,
+    write_tiles,
 )
 
 import scanmill
@@ -121,23 +122,7 @@ def test_page_that_needs_too_much_time_costs_itself(worker, tmp_path, engine):
 
 @needs_poppler
 def test_page_that_needs_too_much_of_popplers_time_costs_itself(worker, tmp_path):
-    """A pattern of 6 * 10 ** 8 tiles, which PDFium looks at in no time."""
-    with pikepdf.new() as pdf:
-        pattern = pdf.make_stream(
-            b"0 0 .3 .3 re f",
-            Type=pikepdf.Name.Pattern,
-            PatternType=1,
-            PaintType=1,
-            TilingType=1,
-            BBox=[0, 0, 1, 1],
-            XStep=0.01,
-            YStep=0.01,
-            Resources=pikepdf.Dictionary(),
-        )
-        resources = pikepdf.Dictionary(Pattern=pikepdf.Dictionary(P=pattern))
-        add_page(pdf, b"/Pattern cs /P scn 0 0 200 300 re f", resources=resources)
-        add_page(pdf, content_of(MARKS, 0, 0))
-        pdf.save(tmp_path / "tiles.pdf")
+    write_tiles(tmp_path / "tiles.pdf", after=1)
     path, folder = tmp_path / "tiles.pdf", tmp_path / "images"
     rows = run(worker, path, folder, engine="poppler", cpu_seconds=0.5)
     assert outcomes(rows) == [(1, "failed", "timeout"), (2, "ok", None)]
