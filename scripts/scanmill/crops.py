@@ -61,7 +61,8 @@ def crop_page(
     if pixels.shape[:2] != (image["height"], image["width"]):
         raise _unusable(path, image, "it is damaged: it has not the size that its row says")
     bilevel = is_bilevel_png(data)
-    suffix = {"auto": path.suffix[1:], "png": "png", "jpeg": "jpg"}[settings["format"]]
+    auto = "png" if path.suffix == ".png" else "jpg"
+    suffix = {"auto": auto, "png": "png", "jpeg": "jpg"}[settings["format"]]
     regions = regions.sort_by("detection")
     corners = [regions[name].to_numpy() for name in ("x_min", "y_min", "x_max", "y_max")]
     height, width = pixels.shape[:2]

@@ -61,7 +61,7 @@ _REFUSED = {
         "a link that leads out of the archive; archive.follow_links: true follows it",
     ),
     "missing": ("io", "there is no such file: a link that leads nowhere, or a path in the CSV"),
-    "unsupported": ("unsupported", "not a regular file"),
+    "unsupported": ("unsupported", "not a regular file, or neither a PDF nor an image by its name"),
 }
 
 

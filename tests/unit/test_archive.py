@@ -652,6 +652,7 @@ def test_csv(tmp_path):
     write(tmp_path / "scans/multi.tif", tiff(2))
     write(tmp_path / "scans/one.tif", tiff(1))
     write(tmp_path / "scans/odd.doc")
+    write(tmp_path / "scans/nameless", b"\0\n%PDF-1.4\n")
     path = csv_archive(
         tmp_path,
         "\ufeffdocument,path,pages,date,title\r\n"
@@ -662,6 +663,7 @@ def test_csv(tmp_path):
         "multi,scans/multi.tif,,,\r\n"
         "one,scans/one.tif,,,\r\n"
         "odd,scans/odd.doc,,,\r\n"
+        "nameless,scans/nameless,,,\r\n"
         '"new\nline",scans/a.pdf,,,\r\n'
         "gone,scans/gone.pdf,,,\r\n"
         "gone 2,scans/a.pdf/b.pdf,,,\r\n"
@@ -675,6 +677,7 @@ def test_csv(tmp_path):
         "multi": ("tiff", "scans/multi.tif"),
         "one": ("image", "scans/one.tif"),
         "odd": ("unsupported", "scans/odd.doc"),
+        "nameless": ("pdf", "scans/nameless"),
         "new%0Aline": ("pdf", "scans/a.pdf"),
         "gone": ("missing", "scans/gone.pdf"),
         "gone 2": ("missing", "scans/a.pdf/b.pdf"),

@@ -146,6 +146,7 @@ def test_crops_are_the_pages_pixels(tmp_path, pixels, kind, format_):
     [
         (picture(), "jpg", "auto"),
         (picture(1), "jpg", "auto"),
+        (picture(), "jp2", "auto"),
         (picture(), "png", "jpeg"),
         (bilevel(), "bilevel", "jpeg"),
     ],

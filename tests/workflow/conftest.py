@@ -20,7 +20,7 @@ import yaml
 REPOSITORY = Path(__file__).parents[2]
 # A page of this size is smaller than A4, and at 72 dpi cheap to render.
 SMALL = (298, 421)
-#: Small pages at a resolution that costs little; pages of A4 (501 000 pixels) fail.
+#: Small pages at a resolution that costs little; pages of A4 (501 000 pixels) come out smaller.
 SETTINGS = {
     "images": {"dpi": 72, "limits": {"max_pixels": 400_000}},
     "shards": {"max_documents": 5},
@@ -160,13 +160,19 @@ def rows(directory, dataset, *columns):
     return table.to_table(columns=list(columns) or None).to_pylist()
 
 
+def reduced(directory):
+    """The pages that came out at a lower resolution than wanted."""
+    return [page for page in rows(directory, "pages") if "reduced_dpi" in (page["flags"] or [])]
+
+
 def documents_of(directory, dataset):
     """The documents that have rows in a dataset."""
     return {row["document"] for row in rows(directory, dataset, "document")}
 
 
 def write_archive(folder):
-    """The archive of SHARDS: seven pages that render, one too large, one document that is damaged."""
+    """The archive of SHARDS: eight pages, one of them too large for its resolution, and one document
+    that is damaged."""
     (folder / "letters").mkdir(parents=True)
     demo.write_vector_pdf(folder / "letters/one.pdf", 2, 1, SMALL)
     demo.write_vector_pdf(folder / "letters/two.pdf", 1, 2, SMALL)
@@ -207,7 +213,9 @@ def undisturbed(tmp_path_factory):
         "select_regions": DOCUMENTS,
         "crop_regions": DOCUMENTS,
     }
-    assert [row["page"] for row in rows(finished.directory, "failures.parquet")] == [None, 2]
+    assert [row["page"] for row in rows(finished.directory, "failures.parquet")] == [None]
+    flagged = {(page["document"], page["page"]) for page in reduced(finished.directory)}
+    assert flagged == {("mixed.pdf", 2)}
     return finished
 
 
