@@ -135,7 +135,7 @@ class SteadyKernels(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable, types: object, args: tuple = (), kwargs: Mapping | None = None
     ) -> object:
-        """Hand the three kinds of layers on to oneDNN; everything else goes its way."""
+        """Replace what is not steady; everything else goes its way."""
         steady = _STEADY.get(function)
         # Nothing to compute, as on a page without proposals, is beyond oneDNN.
         if steady and args[0].numel():
@@ -172,10 +172,17 @@ def _multiply(
     return _convolve(rows, weight[:, :, None, None], bias).reshape(*x.shape[:-1], -1)
 
 
+def _sigmoid(x: torch.Tensor) -> torch.Tensor:
+    """As Tensor.sigmoid, each row by itself: the last numbers of a thread's share go another way there,
+    and come out other by a bit."""
+    return torch.stack([row.sigmoid() for row in x])
+
+
 _STEADY = {
     functional.conv2d: _convolve,
     functional.conv_transpose2d: _convolve_transposed,
     functional.linear: _multiply,
+    torch.Tensor.sigmoid: _sigmoid,
 }
 
 

@@ -18,6 +18,7 @@ from scanmill.detector import (
     MAX_POLYGON_POINTS,
     Detector,
     Float32Pooler,
+    SteadyKernels,
     Work,
     choose_device,
     choose_precision,
@@ -224,6 +225,16 @@ def test_threads_do_not_show(detector, alone, images, pixels):
         torch.set_num_threads(2)
     for detections, other in zip([*pair, *single], alone, strict=True):
         assert_equal(detections, other)
+
+
+def test_probabilities_of_a_mask_do_not_depend_on_the_next():
+    """Their last bit decides where an outline runs."""
+    logits = torch.randn(200, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    with SteadyKernels():
+        together = logits.sigmoid()
+        for count in range(1, 200):
+            assert torch.equal(logits[:count].sigmoid(), together[:count])
+    assert torch.allclose(together, logits.sigmoid())
 
 
 def test_batch_that_does_not_fit_is_halved(small, images, monkeypatch):
