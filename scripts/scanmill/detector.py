@@ -322,7 +322,9 @@ def _nothing(problem: tuple[str, str]) -> PageDetections:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    # The CPU's allocator; cuBLAS and cuDNN, which take memory of their own (CUBLAS_STATUS_ALLOC_FAILED).
+    signs = ("can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
 def _config(path: Path, score_floor: float) -> CfgNode:

@@ -257,7 +257,12 @@ def test_batch_that_does_not_fit_is_halved(small, images, monkeypatch):
     assert tried == [2, 1, 1]
     limit = 0
     no_memory = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
-    for raised in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(no_memory)):
+    no_handle = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    for raised in (
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError(no_memory),
+        RuntimeError(no_handle),
+    ):
         error = raised
         tried.clear()
         found = small.detect([*pixels, pixels[0]], [*sizes, sizes[0]])
