@@ -49,6 +49,11 @@ MAX_POLYGON_POINTS = 32
 #: An outline is traced on the mask enlarged by this factor.
 MASK_SCALE = 4
 
+#: On CUDA, the pages of every forward pass, and the RoIs of every layer of the heads: cuDNN and cuBLAS
+#: choose their kernels by the number of inputs, and a page's last bits would tell of its neighbours.
+CUDA_PAGES = 8
+CUDA_ROIS = 256
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -186,6 +191,35 @@ _STEADY = {
 }
 
 
+class ConstantRois(TorchFunctionMode):
+    """CUDA_ROIS inputs, no more and no fewer, for every convolution and linear layer."""
+
+    def __torch_function__(
+        self, function: Callable, types: object, args: tuple = (), kwargs: Mapping | None = None
+    ) -> object:
+        """Cut the inputs of the three kinds of layers into parts, the last filled up with zeros."""
+        if function not in _LAYERS or not args[0].numel():
+            return function(*args, **(kwargs or {}))
+        x, *rest = args
+        parts = []
+        for part in x.split(CUDA_ROIS):
+            missing = [0, 0] * (x.ndim - 1) + [0, CUDA_ROIS - len(part)]
+            full = functional.pad(part, missing) if missing[-1] else part
+            parts.append(function(full, *rest, **(kwargs or {}))[: len(part)])
+        return torch.cat(parts)
+
+
+_LAYERS = (functional.conv2d, functional.conv_transpose2d, functional.linear)
+
+
+def _with_constant_rois(forward: Callable) -> Callable:
+    def constant(*args: object, **kwargs: object) -> object:
+        with ConstantRois():
+            return forward(*args, **kwargs)
+
+    return constant
+
+
 class Detector:
     """A Detectron2 model of a model folder, ready to detect on batches of pages."""
 
@@ -208,6 +242,7 @@ class Detector:
         self.max_size: int = self.config.INPUT.MAX_SIZE_TEST
         self.model = self._build(folder)
         self.divisibility: int = self.model.backbone.size_divisibility
+        self.pages_at_once = CUDA_PAGES if self.device.type == "cuda" else None
         self._n_proposals: list[int] = []
         self._finite = torch.empty(0)
         generator = self.model.proposal_generator
@@ -231,6 +266,8 @@ class Detector:
         for name in ("box_pooler", "mask_pooler"):
             if hasattr(heads, name):
                 setattr(heads, name, Float32Pooler(getattr(heads, name)))
+        if self.device.type == "cuda":
+            heads.forward = _with_constant_rois(heads.forward)
         # With channels_last, oneDNN computes a page of a batch exactly as a page alone; SteadyKernels
         # sees to it that it is oneDNN.
         return model.to(memory_format=torch.channels_last)
@@ -256,28 +293,40 @@ class Detector:
         self, pixels: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]]
     ) -> list[PageDetections]:
         """Detect on pages of equal canvas: `pixels` (C, H, W) uint8, `sizes` (height, width) of the
-        page images. Out of memory, the batch is halved; a page alone that needs too much fails."""
+        page images. Out of memory, a pass is halved; a page alone that needs too much fails."""
+        step = self.pages_at_once or max(len(pixels), 1)
+        found = []
+        for start in range(0, len(pixels), step):
+            part = slice(start, start + step)
+            found += self._detect_halved(pixels[part], sizes[part], step)
+        return found
+
+    def _detect_halved(
+        self, pixels: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]], room: int
+    ) -> list[PageDetections]:
         try:
-            return self._detect(pixels, sizes)
+            return self._detect(pixels, sizes, room)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
         # Behind the block: the error holds the tensors of the frames that it left.
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if len(pixels) == 1:
+        if room == 1:
             message = f"the page does not fit into the memory of {self.device_kind}"
             return [_nothing(("memory", message))]
-        half = len(pixels) // 2
-        return [
-            *self.detect(pixels[:half], sizes[:half]),
-            *self.detect(pixels[half:], sizes[half:]),
-        ]
+        half = room // 2
+        found = self._detect_halved(pixels[:half], sizes[:half], half)
+        if len(pixels) > half:
+            found += self._detect_halved(pixels[half:], sizes[half:], room - half)
+        return found
 
     def _detect(
-        self, pixels: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]]
+        self, pixels: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]], room: int
     ) -> list[PageDetections]:
+        """Detect in one pass of `room` pages, filled up with the last page again."""
         inputs = [{"image": page.to(self.device).expand(3, -1, -1)} for page in pixels]
+        inputs += inputs[-1:] * (room - len(inputs))
         kind = PRECISIONS[self.precision]
         autocast = torch.autocast(self.device.type, kind, enabled=kind != torch.float32)
         steady = contextlib.nullcontext()
@@ -286,7 +335,8 @@ class Detector:
             steady = SteadyKernels()
         with torch.inference_mode(), autocast, steady:
             found = self.model.inference(inputs, do_postprocess=False)
-        each = zip(found, sizes, self._n_proposals, self._finite.tolist(), strict=True)
+        n, finite = len(sizes), self._finite.tolist()
+        each = zip(found[:n], sizes, self._n_proposals[:n], finite[:n], strict=True)
         return [self._page(*page) for page in each]
 
     def _page(
@@ -418,6 +468,8 @@ def detect_documents(
 ) -> None:
     """Detect on all pages of `documents`, in batches across them; each is recorded once it is done."""
     torch.set_num_threads(threads)
+    step = detector.pages_at_once or 1
+    batch_size = -(-batch_size // step) * step
     pages = [page for work in documents for page in work.pages]
     owners = [work for work in documents for _ in work.pages]
     left = {work.document: len(work.pages) for work in documents}

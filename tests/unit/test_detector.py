@@ -12,10 +12,14 @@ import pypdfium2
 import pytest
 import torch
 import yaml
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from scanmill import detector as detector_module
 from scanmill.detector import (
+    CUDA_ROIS,
     MAX_POLYGON_POINTS,
+    ConstantRois,
     Detector,
     Float32Pooler,
     SteadyKernels,
@@ -71,18 +75,23 @@ def copy_model(folder, **config):
     return folder
 
 
-@pytest.fixture(scope="module")
-def detector():
-    return Detector(SHIPPED, SETTINGS, "cpu")
+@pytest.fixture(scope="module", params=["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+def device(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
+def detector(device):
+    return Detector(SHIPPED, SETTINGS, device)
+
+
+@pytest.fixture(scope="module")
+def small(device, tmp_path_factory):
     """The same on small pages, with few detections on each: where only the way of the rows matters."""
     sizes = {"INPUT__MIN_SIZE_TEST": 192, "INPUT__MAX_SIZE_TEST": 320}
     folder = tmp_path_factory.mktemp("models") / "small"
     copy_model(folder, **sizes, TEST__DETECTIONS_PER_IMAGE=CAP)
-    return Detector(folder, SETTINGS, "cpu")
+    return Detector(folder, SETTINGS, device)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +136,7 @@ def assert_equal(one, other):
 
 
 @pytest.fixture(scope="module")
-def expected(images, tmp_path_factory):
+def expected(device, images, tmp_path_factory):
     """What Detectron2's own DefaultPredictor says of the first page, as grey in three channels."""
     import safetensors.torch
     from detectron2.config import get_cfg
@@ -140,10 +149,11 @@ def expected(images, tmp_path_factory):
     config = get_cfg()
     config.merge_from_file(str(SHIPPED / CONFIG))
     config.MODEL.WEIGHTS = str(checkpoint)
-    config.MODEL.DEVICE = "cpu"
+    config.MODEL.DEVICE = device
     config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = SETTINGS["score_floor"]
     predictor = DefaultPredictor(config)
-    return [predictor(np.repeat(image[..., None], 3, axis=2))["instances"] for image in images[:1]]
+    pages = [np.repeat(image[..., None], 3, axis=2) for image in images[:1]]
+    return [predictor(page)["instances"].to("cpu") for page in pages]
 
 
 def test_page_gets_what_detectron2_says(alone, expected):
@@ -237,10 +247,51 @@ def test_probabilities_of_a_mask_do_not_depend_on_the_next():
     assert torch.allclose(together, logits.sigmoid())
 
 
+def test_pass_is_filled_up(small, images, monkeypatch):
+    """As on CUDA: as many pages in every pass, and nobody sees those that fill it up."""
+    pixels = [torch.as_tensor(small.dataset([], Path()).pixels(image)) for image in images]
+    sizes, given = [image.shape for image in images], []
+    expected = [small.detect([page], [size])[0] for page, size in zip(pixels, sizes, strict=True)]
+    monkeypatch.setattr(small, "pages_at_once", 2)
+    hook = small.model.backbone.register_forward_pre_hook(
+        lambda _, args: given.append(len(args[0]))
+    )
+    found = small.detect(pixels, sizes)
+    hook.remove()
+    assert given == [2, 2]
+    if small.device.type == "cpu":
+        for one, other in zip(found, expected, strict=True):
+            assert_equal(one, other)
+
+
+@pytest.mark.parametrize("count", [0, 1, CUDA_ROIS, CUDA_ROIS + 1, 3 * CUDA_ROIS - 1])
+def test_layers_of_the_heads_get_equal_numbers_of_rois(count):
+    class Record(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function in (functional.linear, functional.conv2d, functional.conv_transpose2d):
+                seen.append(len(args[0]))
+            return function(*args, **(kwargs or {}))
+
+    seen, rows, maps = [], torch.randn(count, 6), torch.randn(count, 3, 4, 4)
+    for layer, x in (
+        (torch.nn.Linear(6, 5), rows),
+        (torch.nn.Conv2d(3, 5, 3), maps),
+        (torch.nn.ConvTranspose2d(3, 5, 2, stride=2), maps),
+    ):
+        expected = layer(x)
+        seen.clear()
+        with Record(), ConstantRois():
+            found = layer(x)
+        assert found.shape == expected.shape
+        assert torch.allclose(found, expected, atol=1e-5)
+        assert seen == [CUDA_ROIS] * -(-count // CUDA_ROIS) or count == 0
+
+
 def test_batch_that_does_not_fit_is_halved(small, images, monkeypatch):
     dataset = small.dataset([], Path())
     pixels = [torch.as_tensor(dataset.pixels(image)) for image in images[:2]]
     sizes, tried = [image.shape for image in images[:2]], []
+    monkeypatch.setattr(small, "pages_at_once", None)
     alone = [small.detect([page], [size])[0] for page, size in zip(pixels, sizes, strict=True)]
     inference = small.model.inference
 
@@ -268,7 +319,7 @@ def test_batch_that_does_not_fit_is_halved(small, images, monkeypatch):
         found = small.detect([*pixels, pixels[0]], [*sizes, sizes[0]])
         assert tried == [3, 1, 2, 1, 1]
         assert [each.problem[0] for each in found] == ["memory"] * 3
-        assert "does not fit into the memory of cpu" in found[0].problem[1]
+        assert f"does not fit into the memory of {small.device.type}" in found[0].problem[1]
         assert not len(found[0].boxes)
     error = RuntimeError("shapes do not match")
     with pytest.raises(RuntimeError, match="shapes do not match"):
@@ -278,8 +329,8 @@ def test_batch_that_does_not_fit_is_halved(small, images, monkeypatch):
 # Precision, settings ------------------------------------------------------------------------------
 
 
-def test_bfloat16_pools_in_float32(alone, images, pixels):
-    detector = Detector(SHIPPED, {**SETTINGS, "precision": "bfloat16"}, "cpu")
+def test_bfloat16_pools_in_float32(device, alone, images, pixels):
+    detector = Detector(SHIPPED, {**SETTINGS, "precision": "bfloat16"}, device)
     assert detector.precision == "bfloat16"
     heads = detector.model.roi_heads
     given, pooled = [], []
@@ -304,10 +355,11 @@ def test_bfloat16_pools_in_float32(alone, images, pixels):
         )
 
 
-def test_settings_reach_the_model(alone, images, pixels):
-    settings = {"score_floor": 0.5, "precision": "auto", "polygons": False}
-    detector = Detector(SHIPPED, settings, "cpu")
-    assert (detector.precision, detector.device_kind[:4]) == ("float32", "cpu ")
+def test_settings_reach_the_model(device, alone, images, pixels):
+    settings = {"score_floor": 0.5, "precision": "float32", "polygons": False}
+    detector = Detector(SHIPPED, settings, device)
+    assert detector.device.type == device
+    assert detector.device_kind.startswith(f"{device} ")
     assert detector.classes == ["text", "title", "list", "table", "figure"]
     assert (detector.color, detector.min_size, detector.max_size) == ("grey", 448, 800)
     assert detector.divisibility == 32
