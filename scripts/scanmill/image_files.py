@@ -50,7 +50,8 @@ def encode(pixels: np.ndarray, suffix: str, bilevel: bool, jpeg_quality: int) ->
     if suffix == "png" and bilevel:
         buffer = io.BytesIO()
         black_and_white = Image.fromarray(pixels).point(lambda grey: 255 * (grey >= 128), mode="1")
-        black_and_white.save(buffer, "PNG")
+        # Level 6, the default, takes twice as long for 3 % less.
+        black_and_white.save(buffer, "PNG", compress_level=4)
         return buffer.getvalue()
     options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if suffix == "jpg" else []
     problem = ""

@@ -739,6 +739,10 @@ def _encoded(
             if turned is not None:
                 return turned, "jpg", f"jpegtran {jpegtran_version()}"
     pieces = [scan.pixels() for scan in scans]
+    bilevel = all(
+        scan.bits == 1 and _is_black_and_white(piece)
+        for scan, piece in zip(scans, pieces, strict=True)
+    )
     if len(pieces) > 1:
         if any(piece.ndim != pieces[0].ndim for piece in pieces):
             pieces = [
@@ -754,11 +758,10 @@ def _encoded(
     if window is not None:
         left, top, right, bottom = window
         pixels = np.ascontiguousarray(pixels[top:bottom, left:right])
-    bilevel = all(scan.bits == 1 for scan in scans) and _is_black_and_white(pixels)
     engine = f"pdfium {pypdfium2.version.PDFIUM_INFO.version}"
     return encode(pixels, "png", bilevel, 0), "png", engine
 
 
 def _is_black_and_white(pixels: np.ndarray) -> bool:
-    """Whether 1-bit samples stand for black and white, not for two colours of a palette."""
-    return pixels.ndim == 2 and not np.count_nonzero((pixels != 0) & (pixels != 255))
+    """Whether samples of two values are black and white, not two colours of a palette."""
+    return pixels.ndim == 2 and {int(pixels.min()), int(pixels.max())} <= {0, 255}

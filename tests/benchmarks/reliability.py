@@ -1,9 +1,9 @@
 """What becomes of an archive of broken PDFs: the target `images`; then each engine alone on what failed.
 
-`make benchmark-reliability ARCHIVE=folder`. Prints files, pages by how they were made, failures by
-reason, time, peak memory of all processes together (proportional set size), what was left behind; and
-every page that did not come out though `pdftoppm` or PDFium alone make one of it at 72 dpi. Exits with 1
-if there is one.
+`make benchmark-reliability ARCHIVE=FOLDER`, or a CSV of documents. Prints files, pages by how they were
+made, failures by reason, time, peak memory of all processes together (proportional set size), what was
+left behind; and every page that did not come out though `pdftoppm` or PDFium alone make one of it at
+72 dpi. Exits with 1 if there is one.
 """
 
 import argparse
@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import pyarrow.dataset
 
-from scanmill.archive import decode_name
+from scanmill.archive import read_manifest, source_path
 
 #: Seconds and bytes for an engine alone.
 PATIENCE = 60
@@ -169,9 +169,14 @@ def report(archive: Path, run: Path) -> int:
         (row["reason"], row["page"] is None) for row in failed
     ).most_common():
         print(f"          {count:6} {reason} ({'document' if whole else 'page'})")
+    paths = {
+        document.document: source_path(archive, document)
+        for manifest in (run / "results/shards").glob("*.tsv")
+        for document in read_manifest(manifest)
+    }
     missing = 0
     for row in failed:
-        path = os.path.join(os.fsencode(archive), decode_name(row["document"]))
+        path = paths[row["document"]]
         makers = engines_that_make(path, row["page"] or 1)
         if makers:
             missing += 1
@@ -179,7 +184,7 @@ def report(archive: Path, run: Path) -> int:
             print(f"MISSING   {who}: {', '.join(makers)} alone; {row['message']}")
     shown = Counter(row["document"] for row in rows if row["page"] is not None)
     for document in sorted(files):
-        claimed = counts(os.path.join(os.fsencode(archive), decode_name(document)))
+        claimed = counts(paths[document])
         if claimed and max(claimed.values()) > shown[document]:
             print(f"COUNT     {document}: {shown[document]} rows of pages; {claimed}")
     print(f"missing   {missing} pages that an engine alone makes")

@@ -98,9 +98,10 @@ def flate_bits(pixels, **entries):
     )
 
 
-def stencil(pixels):
+def stencil(pixels, **entries):
     """An image mask, painted in the current colour."""
-    entries = _entries(pixels, Filter=Name.FlateDecode, BitsPerComponent=1, ImageMask=True)
+    entries |= {"Filter": Name.FlateDecode, "BitsPerComponent": 1, "ImageMask": True}
+    entries = _entries(pixels, **entries)
     del entries["ColorSpace"]
     return Stream(zlib.compress(_packed(pixels)), entries)
 

@@ -30,6 +30,9 @@ LIMITS = {"max_pixels": 2e8}
 GREY, COLOUR = scans.picture(BROKEN_BLOCKS), scans.picture(BROKEN_BLOCKS, grey=False)
 BILEVEL = scans.bilevel(BROKEN_BLOCKS)
 PALETTE = [(0, 0, 0), (200, 30, 0), (0, 180, 40), (255, 255, 255)]
+RED_AND_WHITE = Array(
+    [Name.Indexed, Name.DeviceRGB, 1, pikepdf.String(b"\xc0\x10\x10\xff\xff\xff")]
+)
 #: Name -> the image, what Poppler's and our JPEG decoder may differ by, the suffix of an upright one.
 KINDS = {
     "jpeg-grey": (scans.jpeg(GREY), 2, "jpg"),
@@ -46,6 +49,8 @@ KINDS = {
     "flate-1": (scans.flate_bits(BILEVEL), 0, "png"),
     "flate-1-inverted": (scans.flate_bits(BILEVEL, Decode=Array([1, 0])), 0, "png"),
     "stencil": (scans.stencil(BILEVEL), 0, "png"),
+    "stencil-inverted": (scans.stencil(BILEVEL, Decode=Array([1, 0])), 0, "png"),
+    "indexed-1": (scans.flate_bits(BILEVEL, ColorSpace=RED_AND_WHITE), 0, "png"),
     "flate-8": (scans.flate(GREY), 0, "png"),
     "flate-8-inverted": (scans.flate(GREY, Decode=Array([1, 0])), 0, "png"),
     "flate-rgb": (scans.flate(COLOUR), 0, "png"),

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -32,8 +33,9 @@ from rendered import (  # noqa: F401
 )
 
 import scanmill
+from scanmill.errors import UserError
 from scanmill.pdf_documents import PdfDocument, choose_engines
-from scanmill.workers import Worker
+from scanmill.workers import Worker, WorkerPool, WorkersClosed
 
 # Limits, deaths -----------------------------------------------------------------------------------
 
@@ -223,7 +225,7 @@ def wait_until(holds, seconds=20):
 
 ORPHANS = """
 import json, sys
-from scanmill.workers import Worker
+from scanmill.workers import Worker, WorkerPool, WorkersClosed
 worker = Worker("scanmill.rendering")
 for message in worker.run(json.loads(sys.argv[1])):
     if message["event"] == "page":
@@ -246,3 +248,57 @@ def test_worker_and_child_end_with_their_parent(tmp_path):
     parent.wait()
     parent.stdout.close()
     wait_until(lambda: not any(map(lives, pids)))
+
+
+# A pool of them -----------------------------------------------------------------------------------
+
+
+def test_each_thread_has_a_worker_of_its_own_and_keeps_it():
+    pool = WorkerPool(2, "scanmill.rendering")
+    barrier = threading.Barrier(2, timeout=60)
+
+    def at_once(worker):
+        barrier.wait()  # Both at the same time.
+        return worker.process.pid
+
+    first = {future.result() for future in [pool.submit(at_once) for _ in range(2)]}
+    again = {future.result() for future in [pool.submit(at_once) for _ in range(2)]}
+    pool.close()
+    assert len(first) == 2
+    assert first == again
+    assert not any(map(lives, first))
+
+
+def test_worker_whose_user_failed_is_replaced():
+    """Its answers may be out of step with the questions."""
+    pool = WorkerPool(1, "scanmill.rendering")
+
+    def fail(worker):
+        raise UserError(str(worker.process.pid))
+
+    with pytest.raises(UserError) as raised:
+        pool.submit(fail).result()
+    assert not lives(int(str(raised.value)))
+    assert pool.submit(lambda worker: worker.process.pid).result() != int(str(raised.value))
+    pool.close()
+
+
+def test_pool_closed_at_work_ends_what_waits_for_it(tmp_path):
+    pool = WorkerPool(1, "scanmill.rendering")
+    path = write_bomb(tmp_path / "bomb.pdf", levels=9, before=0)
+    busy, found = threading.Event(), []
+
+    def work(worker):
+        for message in worker.run(task(path, tmp_path / "images")):
+            if message["event"] == "page":
+                found.extend((worker.process.pid, *children(worker.process.pid)))
+                busy.set()
+
+    running, waiting = pool.submit(work), pool.submit(work)
+    assert busy.wait(60)
+    pool.close()
+    with pytest.raises(WorkersClosed):
+        running.result(timeout=60)
+    assert waiting.cancelled()
+    assert len(found) == 2
+    wait_until(lambda: not any(map(lives, found)))
