@@ -155,27 +155,29 @@ def lift(
 # What a page paints -------------------------------------------------------------------------------
 
 
-def _objects(page: pypdfium2.PdfPage) -> Iterator[tuple[Any, pypdfium2.PdfMatrix, int]]:
+def page_objects(page: pypdfium2.PdfPage) -> Iterator[tuple[Any, pypdfium2.PdfMatrix, int]]:
     """(object, matrix of its container, type) of a page and its forms, from the topmost down.
 
-    Forms come before what is in them. The raw interface: a page of OCR has thousands.
+    Forms come before what is in them. The raw interface: a page of OCR has thousands of objects.
     """
-    stack = [(page.raw, pypdfium2.PdfMatrix(), 0)]
-    while stack:
-        parent, matrix, depth = stack.pop()
-        if depth > MAX_DEPTH:
-            raise _NotLiftable
-        if depth:
-            kind = pdfium_c.FPDFPageObj_GetType(parent)
-            yield parent, matrix, kind
-            if kind != pdfium_c.FPDF_PAGEOBJ_FORM:
+    count = pdfium_c.FPDFPage_CountObjects(page)
+    topmost_first = (pdfium_c.FPDFPage_GetObject(page, n) for n in range(count - 1, -1, -1))
+    yield from _with_contents(topmost_first, pypdfium2.PdfMatrix(), 0)
+
+
+def _with_contents(
+    items: Iterator, matrix: pypdfium2.PdfMatrix, depth: int
+) -> Iterator[tuple[Any, pypdfium2.PdfMatrix, int]]:
+    for item in items:
+        kind = pdfium_c.FPDFPageObj_GetType(item)
+        yield item, matrix, kind
+        if kind == pdfium_c.FPDF_PAGEOBJ_FORM:
+            if depth == MAX_DEPTH:  # It may hold anything.
+                yield item, matrix, pdfium_c.FPDF_PAGEOBJ_UNKNOWN
                 continue
-            matrix = _matrix(parent).multiply(matrix)
-            count, get = pdfium_c.FPDFFormObj_CountObjects, pdfium_c.FPDFFormObj_GetObject
-        else:
-            count, get = pdfium_c.FPDFPage_CountObjects, pdfium_c.FPDFPage_GetObject
-        # The last one on the stack is looked at first: it is painted last.
-        stack.extend((get(parent, index), matrix, depth + 1) for index in range(count(parent)))
+            count = pdfium_c.FPDFFormObj_CountObjects(item)
+            within = (pdfium_c.FPDFFormObj_GetObject(item, n) for n in range(count - 1, -1, -1))
+            yield from _with_contents(within, _matrix(item).multiply(matrix), depth + 1)
 
 
 def find_scan(page: pypdfium2.PdfPage, box: PageBox) -> tuple[list[Painted], bool]:
@@ -188,7 +190,7 @@ def find_scan(page: pypdfium2.PdfPage, box: PageBox) -> tuple[list[Painted], boo
     hidden_text = False
     if has_marks(page):
         raise _NotLiftable
-    for item, matrix, kind in _objects(page):
+    for item, matrix, kind in page_objects(page):
         if kind == pdfium_c.FPDF_PAGEOBJ_TEXT:
             mode = pdfium_c.FPDFTextObj_GetTextRenderMode(item)
             if mode == pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE:
@@ -220,6 +222,16 @@ def has_marks(page: pypdfium2.PdfPage) -> bool:
         if kind not in (pdfium_c.FPDF_ANNOT_LINK, pdfium_c.FPDF_ANNOT_POPUP):
             return True
     return False
+
+
+def is_bit_image(item: Any, page: pypdfium2.PdfPage) -> bool:  # noqa: ANN401
+    """Whether an image has 1 bit per pixel and no colour."""
+    return _metadata(item, page).bits_per_pixel == 1 and not is_colored(item)
+
+
+def bounds(item: Any, matrix: pypdfium2.PdfMatrix) -> tuple[float, float, float, float]:  # noqa: ANN401
+    """Left, bottom, right, top of an image on the page, given its container's matrix."""
+    return _bounds(_matrix(item).multiply(matrix))
 
 
 def is_colored(item: Any) -> bool:  # noqa: ANN401
@@ -299,7 +311,7 @@ def _seen_bounds(
     """The part of the page that an object may paint: of an image its corners, else all."""
     if pdfium_c.FPDFPageObj_GetType(item) != pdfium_c.FPDF_PAGEOBJ_IMAGE:
         return box[:4]
-    left, bottom, right, top = _bounds(_matrix(item).multiply(matrix))
+    left, bottom, right, top = bounds(item, matrix)
     return (
         max(left, box.x_min),
         max(bottom, box.y_min),
@@ -508,9 +520,14 @@ def _buffer(get: Any, item: Any) -> bytes:  # noqa: ANN401
 
 def _is_stencil(item: Any, page: pypdfium2.PdfPage) -> bool:  # noqa: ANN401
     """Whether an image is a mask through which colour is painted. PDFium gives it no colour space."""
+    metadata = _metadata(item, page)
+    return metadata.bits_per_pixel == 1 and metadata.colorspace == 0
+
+
+def _metadata(item: Any, page: pypdfium2.PdfPage) -> Any:  # noqa: ANN401
     metadata = pdfium_c.FPDF_IMAGEOBJ_METADATA()
     pdfium_c.FPDFImageObj_GetImageMetadata(item, page, metadata)
-    return metadata.bits_per_pixel == 1 and metadata.colorspace == 0
+    return metadata
 
 
 class Scan:

@@ -27,7 +27,7 @@ import pypdfium2.raw as pdfium_c
 from PIL import Image
 
 from scanmill.errors import UserError
-from scanmill.lifting import has_marks, is_colored, lift
+from scanmill.lifting import bounds, has_marks, is_bit_image, lift, page_objects
 from scanmill.page_images import (
     POINTS_PER_INCH,
     PageBox,
@@ -41,7 +41,10 @@ from scanmill.page_images import (
 from scanmill.workers import cpu_used, too_much_memory, too_slow
 
 #: Pages that one pdftoppm renders: more save little, and are all done again one by one if one fails.
-PAGES_PER_CALL = 16
+PAGES_PER_CALL = 32
+
+#: A page of which images cover this much is a scan, with whatever else is on it.
+SCAN_SHARE = 0.8
 
 #: Pixels per inch, and in all, of the small picture of a page that tells whether it is grey.
 PREVIEW_DPI = 36
@@ -76,27 +79,30 @@ def page_box(page: pypdfium2.PdfPage, unit: float) -> PageBox:
     return PageBox(*page.get_bbox(), page.get_rotation(), unit)
 
 
-def is_bilevel(page: pypdfium2.PdfPage, box: PageBox) -> bool:
-    """Whether all that a page shows is 1-bit images in black that cover most of it (a bilevel scan).
+def image_share(page: pypdfium2.PdfPage, box: PageBox) -> tuple[float, bool]:
+    """The share of a page that images cover, and whether all that it shows is 1-bit images in black.
 
     Text is allowed where it is invisible (render mode 3): the layer that OCR adds.
     """
-    if has_marks(page):
-        return False
-    covered = 0.0
-    for item in page.get_objects(max_depth=3):
-        if item.type == pdfium_c.FPDF_PAGEOBJ_IMAGE:
-            if item.get_metadata().bits_per_pixel != 1 or is_colored(item):
-                return False
-            left, bottom, right, top = item.get_bounds()
+    covered, bilevel = 0.0, not has_marks(page)
+    for item, matrix, kind in page_objects(page):
+        if kind == pdfium_c.FPDF_PAGEOBJ_IMAGE:
+            bilevel = bilevel and is_bit_image(item, page)
+            left, bottom, right, top = bounds(item, matrix)
             covered += max(right - left, 0.0) * max(top - bottom, 0.0)
-        elif item.type == pdfium_c.FPDF_PAGEOBJ_TEXT:
-            mode = pdfium_c.FPDFTextObj_GetTextRenderMode(item)
-            if mode != pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE:
-                return False
-        elif item.type != pdfium_c.FPDF_PAGEOBJ_FORM:
-            return False
-    return covered >= 0.8 * (box.x_max - box.x_min) * (box.y_max - box.y_min)
+        elif kind == pdfium_c.FPDF_PAGEOBJ_TEXT:
+            mode = pdfium_c.FPDFTextObj_GetTextRenderMode(item) if bilevel else None
+            bilevel = mode == pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE
+        elif kind != pdfium_c.FPDF_PAGEOBJ_FORM:
+            bilevel = False
+    area = (box.x_max - box.x_min) * (box.y_max - box.y_min)
+    return (covered / area if area else 0.0), bilevel
+
+
+def is_bilevel(page: pypdfium2.PdfPage, box: PageBox) -> bool:
+    """Whether a page is a bilevel scan: nothing but 1-bit images in black that cover most of it."""
+    share, bilevel = image_share(page, box)
+    return bilevel and share >= SCAN_SHARE
 
 
 def _unopened(error: pypdfium2.PdfiumError) -> PageError:
@@ -422,11 +428,15 @@ class PdfDocument:
 
 
 def _style(page: pypdfium2.PdfPage, box: PageBox) -> str:
-    """How a page is to be rendered: `bilevel`, `grey` or `colour`."""
-    if is_bilevel(page, box):
+    """How Poppler is to render a page: `bilevel`, `grey` or `colour`.
+
+    Grey pays where images are: other pages take longer in grey, and their JPEGs are as large.
+    """
+    share, bilevel = image_share(page, box)
+    if share < SCAN_SHARE or has_marks(page):  # The preview has not what fields are filled with.
+        return "colour"
+    if bilevel:
         return "bilevel"
-    if has_marks(page):
-        return "colour"  # The preview has not what fields are filled with.
     width, height = page.get_size()
     scale = min(
         PREVIEW_DPI * box.unit / POINTS_PER_INCH, math.sqrt(PREVIEW_PIXELS / (width * height))

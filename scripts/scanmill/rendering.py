@@ -54,6 +54,9 @@ STAGE = "images"
 #: enough that all workers have something of a single large one.
 PAGES_PER_TASK = 32
 
+#: Pages of a document's first task, before anyone knows how many there are: the others need not wait.
+FIRST_PAGES = 8
+
 #: What the plan already knows cannot be opened, and why.
 _REFUSED = {
     "outside": (
@@ -85,7 +88,7 @@ def work(task: Mapping[str, Any], say: Callable[..., None]) -> None:
             limit_cpu(limits["cpu_seconds"])
         say(event=event, page=number)
 
-    numbers = task["pages"] or range(1, min(document.pages, PAGES_PER_TASK) + 1)
+    numbers = task["pages"] or range(1, min(document.pages, FIRST_PAGES) + 1)
     for number in numbers:
         if number > document.pages:
             message = f"the document has {document.pages} pages, the CSV names page {number}"
@@ -201,7 +204,7 @@ def run_task(worker: Worker, task: Mapping[str, Any], on_page: Callable[[], None
             event = message["event"]
             if event == "opened":
                 opened, pages = True, message["pages"]
-                owed = owed or list(range(1, min(pages, PAGES_PER_TASK) + 1))
+                owed = owed or list(range(1, min(pages, FIRST_PAGES) + 1))
             elif event == "page":
                 current = message["page"]
             elif event == "render":
@@ -308,7 +311,7 @@ def _in_parallel(
         outcomes = [pool.submit(run_task, task, on_page).result()]
         if outcomes[0].pages is None:
             return outcomes
-        pages = list(range(PAGES_PER_TASK + 1, outcomes[0].pages + 1))
+        pages = list(range(FIRST_PAGES + 1, outcomes[0].pages + 1))
     size = min(max(math.ceil(len(pages) / (2 * pool.size)), 1), PAGES_PER_TASK)
     parts = [pages[start : start + size] for start in range(0, len(pages), size)]
     futures = [pool.submit(run_task, {**task, "pages": part}, on_page) for part in parts]

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -87,11 +88,11 @@ def theirs(path: Path, pages: list[int], format_: str) -> tuple[float, int]:
         return spent, sum(file.stat().st_size for file in Path(folder).iterdir())
 
 
-def runs_of(worker: Worker, path: Path) -> list[tuple[str, list[int]]]:
+def runs_of(pool: WorkerPool, path: Path) -> list[tuple[str, list[int]]]:
     """(kind, consecutive pages) of a document; pages that fail are left out."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = run_task(worker, task_of(path, folder, None), lambda: None).rows
-    kinds = [(kind_of(row), page) for page, row in sorted(rows.items()) if row["status"] == "ok"]
+        rows = render_document(pool, task_of(path, folder, None), lambda: None)
+    kinds = [(kind_of(row), row["page"]) for row in rows if row["status"] == "ok"]
     runs = []
     for kind, group in itertools.groupby(
         enumerate(kinds), lambda pair: (pair[1][0], pair[1][1] - pair[0])
@@ -102,10 +103,10 @@ def runs_of(worker: Worker, path: Path) -> list[tuple[str, list[int]]]:
 
 def compare(paths: list[Path], repeat: int) -> None:
     """Print the table by kind of page."""
-    worker = Worker("scanmill.rendering")
+    worker, pool = Worker("scanmill.rendering"), WorkerPool(1, "scanmill.rendering")
     totals = defaultdict(lambda: defaultdict(float))
     for path in paths:
-        for kind, pages in runs_of(worker, path):
+        for kind, pages in runs_of(pool, path):
             total = totals[kind]
             total["pages"] += len(pages)
             few = pages[:PNG_PAGES]
@@ -119,6 +120,7 @@ def compare(paths: list[Path], repeat: int) -> None:
                     total[name] += spent / repeat
                     total[f"{name}_bytes"] += size / repeat
     worker.close()
+    pool.close()
     head = (
         "kind of page",
         "pages",
@@ -145,17 +147,25 @@ def compare(paths: list[Path], repeat: int) -> None:
 
 
 def scale(paths: list[Path], repeat: int) -> None:
-    """Print how much faster two workers are than one, alternating."""
+    """Print how much faster two workers are than one, alternating, as a shard's documents are made."""
     spent = defaultdict(float)
-    for _, workers in itertools.product(range(repeat), (1, 2)):
-        pool = WorkerPool(workers, "scanmill.rendering")
-        for path in paths:
-            with tempfile.TemporaryDirectory() as folder:
-                # The first document also starts the workers.
-                task = {**task_of(path, folder, None)}
-                spent[workers] += seconds(render_document, pool, task, lambda: None)[0]
+    pools = {workers: WorkerPool(workers, "scanmill.rendering") for workers in (1, 2)}
+
+    def one(pool: WorkerPool, path: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            render_document(pool, task_of(path, folder, None), lambda: None)
+
+    def all_of_them(workers: int) -> None:
+        with ThreadPoolExecutor(workers) as executor:
+            list(executor.map(lambda path: one(pools[workers], path), paths))
+
+    for count in range(repeat + 1):
+        for workers in pools:
+            used, _ = seconds(all_of_them, workers)
+            spent[workers] += used if count else 0  # The first time starts the workers.
+    for pool in pools.values():
         pool.close()
-    print(f"two workers: {spent[1] / spent[2]:.2f} x as fast as one, document by document")
+    print(f"two workers: {spent[1] / spent[2]:.2f} x as fast as one")
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ from scanmill.archive import Document
 from scanmill.errors import UserError
 from scanmill.progress import Progress
 from scanmill.rendering import (
-    PAGES_PER_TASK,
+    FIRST_PAGES,
     Outcome,
     render_document,
     render_shard,
@@ -279,7 +279,7 @@ def test_disk_that_fills_ends_the_job_and_fails_no_page(pool, tmp_path, engine, 
 def test_file_that_vanishes_or_changes_while_it_is_read_costs_itself(pool, tmp_path):
     """The first task has it, the following ones do not."""
     for change in (Path.unlink, lambda path: path.write_bytes(b"%PDF-1.4 no more")):
-        path = write_pages(tmp_path / "a.pdf", PAGES_PER_TASK + 8)
+        path = write_pages(tmp_path / "a.pdf", FIRST_PAGES + 8)
         changed = []
 
         def on_page(path=path, change=change, changed=changed):
@@ -287,7 +287,7 @@ def test_file_that_vanishes_or_changes_while_it_is_read_costs_itself(pool, tmp_p
                 changed.append(change(path))
 
         rows = render(pool, path, tmp_path / "images", on_page=on_page)
-        assert [row["page"] for row in rows] == list(range(1, PAGES_PER_TASK + 9))
+        assert [row["page"] for row in rows] == list(range(1, FIRST_PAGES + 9))
         assert rows[0]["status"] == "ok"
         assert all(row["status"] == "failed" for row in rows[-8:])
         assert {row["reason"] for row in rows[-8:]} <= {"io", "corrupt"}
@@ -300,14 +300,14 @@ def test_pages_of_one_document_are_shared_out(pool, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Worker, "run", lambda self, task: tasks.append((self, task["pages"])) or run(self, task)
     )
-    count = PAGES_PER_TASK + 20
+    count = FIRST_PAGES + 20
     path = write_pdf(tmp_path / "a.pdf", *({"media": (0, 0, 50 + n, 60)} for n in range(count)))
     rows = render(pool, path, tmp_path / "images")
     assert [row["page"] for row in rows] == list(range(1, count + 1))
     assert [row["width"] for row in rows] == [50 + n for n in range(count)]
     assert len({id(worker) for worker, _ in tasks}) == 2
     assert sorted(page for _, pages in tasks[1:] for page in pages) == list(
-        range(PAGES_PER_TASK + 1, count + 1)
+        range(FIRST_PAGES + 1, count + 1)
     )
 
 

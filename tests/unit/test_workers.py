@@ -37,6 +37,9 @@ from scanmill.errors import UserError
 from scanmill.pdf_documents import PdfDocument, choose_engines
 from scanmill.workers import Worker, WorkerPool, WorkersClosed
 
+#: The pages of a long document, as one task.
+ALL = list(range(1, 31))
+
 # Limits, deaths -----------------------------------------------------------------------------------
 
 
@@ -75,8 +78,8 @@ def test_child_that_dies_or_hangs_costs_the_page_it_was_at(worker, tmp_path, num
             sent.append(child)
 
     limits = {"wall_seconds": 3} if number == signal.SIGSTOP else {}
-    rows = run(worker, path, tmp_path / "images", on_page=on_page, **limits)
-    assert [row["page"] for row in rows] == list(range(1, 31))
+    rows = run(worker, path, tmp_path / "images", pages=ALL, on_page=on_page, **limits)
+    assert [row["page"] for row in rows] == ALL
     bad = [row for row in rows if row["status"] != "ok"]
     assert [row["reason"] for row in bad] == [reason]
     assert says in bad[0]["message"]
@@ -95,8 +98,8 @@ def test_worker_that_is_killed_costs_the_page_it_was_at(worker, tmp_path):
             killed.extend((worker.process.pid, *children(worker.process.pid)))
             os.kill(worker.process.pid, signal.SIGKILL)
 
-    rows = run(worker, path, tmp_path / "images", on_page=on_page)
-    assert [row["page"] for row in rows] == list(range(1, 31))
+    rows = run(worker, path, tmp_path / "images", pages=ALL, on_page=on_page)
+    assert [row["page"] for row in rows] == ALL
     bad = [row for row in rows if row["status"] != "ok"]
     assert [(row["reason"], "SIGKILL" in row["message"]) for row in bad] == [("memory", True)]
     assert not any(lives(process) for process in killed)
@@ -138,7 +141,8 @@ def test_time_limit_is_per_page_not_per_document(worker, tmp_path, monkeypatch):
         for _ in range(9):
             pdf.pages.append(pdf.pages[0])
         pdf.save(tmp_path / "all.pdf")
-    rows = run(worker, tmp_path / "all.pdf", tmp_path / "images", cpu_seconds=0.5)
+    pages = list(range(1, 11))
+    rows = run(worker, tmp_path / "all.pdf", tmp_path / "images", pages=pages, cpu_seconds=0.5)
     assert [row["status"] for row in rows] == ["ok"] * 10, rows
     assert len(tasks) > 1  # One child alone would have met the limit.
 
