@@ -29,6 +29,7 @@ from PIL import Image
 from scanmill.errors import UserError
 from scanmill.lifting import bounds, has_marks, is_bit_image, lift, page_objects
 from scanmill.page_images import (
+    LONGEST_SIDE,
     POINTS_PER_INCH,
     PageBox,
     PageError,
@@ -42,6 +43,9 @@ from scanmill.workers import cpu_used, too_much_memory, too_slow
 
 #: Pages that one pdftoppm renders: more save little, and are all done again one by one if one fails.
 PAGES_PER_CALL = 32
+
+#: Of pages that come uncompressed, which lie on the disk until all are read.
+PIXMAPS_PER_CALL = 8
 
 #: A page of which images cover this much is a scan, with whatever else is on it.
 SCAN_SHARE = 0.8
@@ -131,7 +135,7 @@ class PdfDocument:
     """An open PDF.
 
     `engine` renders. With `inspect`, PDFium and qpdf look into the file first: pages that are scans are
-    lifted, and pages without colour come out grey. Without it Poppler works alone. Without `forms`
+    lifted, and scans without colour come out grey. Without it Poppler works alone. Without `forms`
     PDFium leaves out what fields are filled with.
     """
 
@@ -152,7 +156,7 @@ class PdfDocument:
         self.pdf: pypdfium2.PdfDocument | None = None
         problem = None
         self.structure: pikepdf.Pdf | None = None
-        self.numbering_checked = False
+        self.in_order: bool | None = None
         if inspect or not self.by_poppler:
             try:
                 self.pdf = pypdfium2.PdfDocument(path)
@@ -173,8 +177,8 @@ class PdfDocument:
     def _open_structure(self) -> None:
         try:
             self.structure = pikepdf.open(self.path)
-            in_order = len(self.structure.pages) == self.pages
-            self.numbering_checked = in_order and not self.structure.get_warnings()
+            if len(self.structure.pages) == self.pages and not self.structure.get_warnings():
+                self.in_order = True
             # A page tree may claim any number of pages; each would become a failed row.
             if self.pages > len(self.structure.objects):
                 self.pages = len(self.structure.pages)
@@ -264,7 +268,8 @@ class PdfDocument:
         if dpi != self.settings["dpi"]:
             note = (
                 f"rendered at {dpi:.0f} dpi instead of {self.settings['dpi']:g}: the page would have "
-                f"more pixels than images.limits.max_pixels ({self.limits['max_pixels']:.0f})"
+                f"more pixels than images.limits.max_pixels ({self.limits['max_pixels']:.0f}), or than "
+                f"{LONGEST_SIDE} on a side"
             )
         return PageImage(
             data,
@@ -298,16 +303,18 @@ class PdfDocument:
         Poppler leaves out what is no page and counts on, so that the last one is not found; by its
         numbers, pages would get the images of others.
         """
-        if self.numbering_checked:
+        if self.in_order is None:
+            try:
+                self._poppler_box(self.pages)
+                self.in_order = True
+            except PageError:
+                self.in_order = False
+        if self.in_order:
             return
-        self.numbering_checked = True
-        try:
-            self._poppler_box(self.pages)
-        except PageError:
-            if self.pdf is None:
-                raise
-            (self.engine,) = choose_engines("pdfium")
-            self.pdf.init_forms()
+        if self.pdf is None:
+            raise PageError("corrupt", "Poppler: its numbers of the pages cannot be relied upon")
+        (self.engine,) = choose_engines("pdfium")
+        self.pdf.init_forms()
 
     def _poppler_box(self, number: int) -> PageBox:
         """The visible box of a page as Poppler takes it, or the MediaBox, if nothing of it is visible.
@@ -357,8 +364,9 @@ class PdfDocument:
             # It takes a CropBox that leads out of the MediaBox for another one.
             box = self._poppler_box(wanted.number)
             dpi = choose_dpi(box, self.settings["dpi"], self.limits)
-            if dpi == wanted.dpi:
-                image = self._checked(file, wanted._replace(box=box))
+            wanted = wanted._replace(box=box, dpi=dpi)
+            file = self._call([wanted], scratch, None).get(wanted.number)
+            image = file and self._checked(file, wanted)
             if image is None:
                 _check_space(scratch)
                 raise PageError("memory", f"{too_much_memory(self.limits)}, as it seems")
@@ -375,6 +383,8 @@ class PdfDocument:
         """The image files that one pdftoppm makes of a run of pages, by number."""
         first = run[0]
         folder = Path(tempfile.mkdtemp(dir=scratch))
+        jpeg = {"quality": self.settings["jpeg_quality"], "progressive": False, "optimize": False}
+        colour = first.style == "colour"
         with contextlib.suppress(  # What it made before it failed is there.
             pdf2image.exceptions.PDFPageCountError,
             pdf2image.exceptions.PDFPopplerTimeoutError,
@@ -386,13 +396,9 @@ class PdfDocument:
                 first_page=first.number,
                 last_page=run[-1].number,
                 use_cropbox=not first.box.uncropped,
-                grayscale=first.style != "colour",
-                fmt="jpeg" if first.style == "colour" else "ppm",  # Its grey JPEGs are RGB.
-                jpegopt={
-                    "quality": self.settings["jpeg_quality"],
-                    "progressive": False,
-                    "optimize": False,
-                },
+                grayscale=not colour,
+                fmt="jpeg" if colour else "ppm",  # Its grey JPEGs are RGB.
+                jpegopt=jpeg if colour else None,
                 output_folder=folder,
                 paths_only=True,
                 timeout=patience,
@@ -450,7 +456,8 @@ def _runs(wanted: Sequence[_Wanted]) -> Iterator[list[_Wanted]]:
     """Consecutive pages that one call can render."""
     run: list[_Wanted] = []
     for page in wanted:
-        if run and _call_key(run[-1], 1) != _call_key(page, 0):
+        full = page.style != "colour" and len(run) == PIXMAPS_PER_CALL
+        if run and (full or _call_key(run[-1], 1) != _call_key(page, 0)):
             yield run
             run = []
         run.append(page)

@@ -91,7 +91,7 @@ def work(task: Mapping[str, Any], say: Callable[..., None]) -> None:
     numbers = task["pages"] or range(1, min(document.pages, FIRST_PAGES) + 1)
     for number in numbers:
         if number > document.pages:
-            message = f"the document has {document.pages} pages, the CSV names page {number}"
+            message = f"there is no page {number}: the document has {document.pages} pages"
             say(event="row", page=number, row=failed(STAGE, "unsupported", message))
     owed = [number for number in numbers if number <= document.pages]
     try:

@@ -508,7 +508,7 @@ def test_selected_pages_alone_are_rendered(pool, tmp_path, engine):
     path = write_pages(tmp_path / "document.pdf", 4)
     rows = render(pool, path, tmp_path / "images", engine=engine, pages=[2, 4, 7])
     assert outcomes(rows) == [(2, "ok", None), (4, "ok", None), (7, "failed", "unsupported")]
-    assert "has 4 pages, the CSV names page 7" in rows[2]["message"]
+    assert "no page 7: the document has 4 pages" in rows[2]["message"]
     assert sorted(os.listdir(tmp_path / "images")) == ["0002.jpg", "0004.jpg"]
 
 
