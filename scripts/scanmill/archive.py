@@ -529,15 +529,6 @@ def _file_kind(path: bytes, status: os.stat_result) -> str:
     return kind
 
 
-def _says_pdf(path: bytes) -> bool:
-    """Tell whether a file has a PDF's header in its first kilobyte, where readers look for it."""
-    try:
-        with open(path, "rb") as file:
-            return b"%PDF-" in file.read(1024)
-    except OSError:
-        return False
-
-
 def _suffix(name: bytes) -> bytes:
     """Return the suffix of a file name in lower case, with its dot, b'' if it has none."""
     return os.path.splitext(name)[1].lower()
@@ -632,7 +623,7 @@ def _add_csv_document(
         return
     if contents is None:
         kind = _file_kind(source, status)
-        if kind == "unsupported" and stat.S_ISREG(status.st_mode) and _says_pdf(source):
+        if kind == "unsupported" and stat.S_ISREG(status.st_mode):
             kind = "pdf"  # Whatever its name: the CSV says that it is a document.
         size, mtime_ns = (0, 0) if kind == "unsupported" else (status.st_size, status.st_mtime_ns)
         listing.documents.append(document._replace(kind=kind, size=size, mtime_ns=mtime_ns))

@@ -135,8 +135,9 @@ class PdfDocument:
     """An open PDF.
 
     `engine` renders. With `inspect`, PDFium and qpdf look into the file first: pages that are scans are
-    lifted, and scans without colour come out grey. Without it Poppler works alone. Without `forms`
-    PDFium leaves out what fields are filled with.
+    lifted, and scans without colour come out grey. Without it Poppler works alone: then `numbered` says
+    that pages have their numbers from PDFium. Without `forms` PDFium leaves out what fields are filled
+    with.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class PdfDocument:
         engine: str,
         inspect: bool = True,
         forms: bool = True,
+        numbered: bool = False,
     ) -> None:
         """Raises PageError where the file cannot be opened."""
         self.path, self.settings, self.limits, self.engine = path, settings, limits, engine
@@ -156,6 +158,7 @@ class PdfDocument:
         self.pdf: pypdfium2.PdfDocument | None = None
         problem = None
         self.structure: pikepdf.Pdf | None = None
+        #: Whether Poppler numbers the pages as they are numbered; None where nobody has looked.
         self.in_order: bool | None = None
         if inspect or not self.by_poppler:
             try:
@@ -169,6 +172,7 @@ class PdfDocument:
             self._open_structure()
         if self.pdf is None:
             self.pages = self._count_with_poppler(problem)
+            self.in_order = None if numbered else True
         if not self.pages:
             raise PageError("empty", "the PDF has no pages")
         if forms and not self.by_poppler:
@@ -231,6 +235,8 @@ class PdfDocument:
         if self.by_poppler:
             self._check_numbering()
         if not self.by_poppler:
+            if page is None:
+                raise PageError("corrupt", "PDFium: it cannot load the page")
             tell("render", number)
             return self._by_pdfium(page, box)
         if box is None or 0 in box.size:
@@ -332,7 +338,8 @@ class PdfDocument:
             )
             return whole._replace(uncropped=True) if 0 in cropped.size else cropped
         except (KeyError, TypeError, ValueError) as error:
-            raise PageError("corrupt", f"Poppler finds no page {number}: {said.stderr}") from error
+            first = (said.stderr.splitlines() or ["it does not say why"])[0]
+            raise PageError("corrupt", f"Poppler finds no page {number}: {first}") from error
 
     def _by_poppler(
         self, run: Sequence[_Wanted], folder: Path, tell: Callable[[str, int], None]

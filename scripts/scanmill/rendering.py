@@ -64,7 +64,7 @@ _REFUSED = {
         "a link that leads out of the archive; archive.follow_links: true follows it",
     ),
     "missing": ("io", "there is no such file: a link that leads nowhere, or a path in the CSV"),
-    "unsupported": ("unsupported", "not a regular file, or neither a PDF nor an image by its name"),
+    "unsupported": ("unsupported", "not a regular file"),
 }
 
 
@@ -124,7 +124,7 @@ def _open(task: Mapping[str, Any]) -> PdfDocument | ImageDocument:
     paths = [os.fsdecode(bytes.fromhex(path)) for path in task["paths"]]
     settings, limits = task["settings"], task["limits"]
     if task["kind"] == "pdf":
-        way = {name: task[name] for name in ("engine", "inspect", "forms")}
+        way = {name: task[name] for name in ("engine", "inspect", "forms", "numbered")}
         return PdfDocument(paths[0], settings, limits, **way)
     if task["kind"] == "tiff":
         return ImageDocument.of_tiff(paths[0], settings, limits)
@@ -282,6 +282,7 @@ def render_document(
         pages = owed and [page for page in owed if page not in by_engine]
         if pages == []:
             continue
+        way |= {"numbered": bool(rows)}
         outcomes = _in_parallel(pool, {**task, **way, "pages": pages}, on_page)
         if all(outcome.pages is None for outcome in outcomes):
             problems.append(outcomes[0].problem)

@@ -46,6 +46,7 @@ def task_of(path: Path, folder: str, pages: list[int] | None) -> dict:
         "engine": engines[0],
         "inspect": True,
         "forms": True,
+        "numbered": False,
     }
 
 

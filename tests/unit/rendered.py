@@ -59,6 +59,7 @@ def task(paths, folder, kind="pdf", engine="pdfium", pages=None, dpi=72, lift=Fa
         "engine": choose_engines(engine)[0],
         "inspect": True,
         "forms": True,
+        "numbered": False,
     }
 
 

@@ -652,7 +652,7 @@ def test_csv(tmp_path):
     write(tmp_path / "scans/multi.tif", tiff(2))
     write(tmp_path / "scans/one.tif", tiff(1))
     write(tmp_path / "scans/odd.doc")
-    write(tmp_path / "scans/nameless", b"\0\n%PDF-1.4\n")
+    write(tmp_path / "scans/nameless")
     path = csv_archive(
         tmp_path,
         "\ufeffdocument,path,pages,date,title\r\n"
@@ -676,7 +676,7 @@ def test_csv(tmp_path):
         "book": ("images", f"{archive.encode_name(str(tmp_path))}/scans/book"),
         "multi": ("tiff", "scans/multi.tif"),
         "one": ("image", "scans/one.tif"),
-        "odd": ("unsupported", "scans/odd.doc"),
+        "odd": ("pdf", "scans/odd.doc"),
         "nameless": ("pdf", "scans/nameless"),
         "new%0Aline": ("pdf", "scans/a.pdf"),
         "gone": ("missing", "scans/gone.pdf"),
