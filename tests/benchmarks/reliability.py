@@ -52,13 +52,16 @@ class Watch(threading.Thread):
 def descendants(pid: int) -> list[int]:
     """Processes below a process."""
     found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(text) for text in task.read_text().split()]
-        except OSError:
-            continue
-        for child in children:
-            found += [child, *descendants(child)]
+    try:
+        children = [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+    except OSError:  # It has ended.
+        return []
+    for child in children:
+        found += [child, *descendants(child)]
     return found
 
 

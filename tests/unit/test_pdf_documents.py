@@ -503,6 +503,17 @@ def test_traps(pool, tmp_path, engine, write):
     assert len(rows) == (3 if write is write_loop and len(rows) == 3 else 2)
 
 
+@needs_poppler
+def test_what_only_poppler_opens_has_popplers_numbers(pool, tmp_path):
+    """Two kilobytes of something else come first: PDFium looks no further than the first."""
+    path = write_pages(tmp_path / "behind.pdf", 3)
+    path.write_bytes(b"\0" * 2000 + path.read_bytes())
+    rows = render(pool, path, tmp_path / "images", engine="auto")
+    assert [(row["status"], row["engine"].split()[0]) for row in rows] == [("ok", "poppler")] * 3
+    (row,) = render(pool, path, tmp_path / "none", engine="pdfium")
+    assert row["reason"] == "corrupt"
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_selected_pages_alone_are_rendered(pool, tmp_path, engine):
     path = write_pages(tmp_path / "document.pdf", 4)
