@@ -55,7 +55,7 @@ STAGE = "images"
 PAGES_PER_TASK = 32
 
 #: Pages of a document's first task, before anyone knows how many there are: the others need not wait.
-FIRST_PAGES = 8
+FIRST_PAGES = 4
 
 #: What the plan already knows cannot be opened, and why.
 _REFUSED = {
