@@ -206,7 +206,7 @@ def find_scan(page: pypdfium2.PdfPage, box: PageBox) -> tuple[list[Painted], boo
             images.append(Painted(item, _matrix(item).multiply(matrix)))
             if len(images) > MAX_STRIPS:
                 raise _NotLiftable
-            if len(images) == 1 and not _is_stencil(item, page) and _covers(images[0], box, 0):
+            if len(images) == 1 and not _is_stencil(item, page) and _covers(images[0], box):
                 break
     if not images:
         raise _NotLiftable
@@ -326,16 +326,14 @@ def _bounds(matrix: pypdfium2.PdfMatrix) -> tuple[float, float, float, float]:
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def _covers(image: Painted, box: PageBox, margin: float) -> bool:
-    """Whether an image leaves no more of the page free than `margin` of its sides and half a unit."""
+def _covers(image: Painted, box: PageBox, slack: float = 0.5) -> bool:
+    """Whether an image leaves no more of the page free than `slack` units on each side."""
     left, bottom, right, top = _bounds(image.matrix)
-    slack_x = margin * (box.x_max - box.x_min) + 0.5
-    slack_y = margin * (box.y_max - box.y_min) + 0.5
     return (
-        left <= box.x_min + slack_x
-        and bottom <= box.y_min + slack_y
-        and right >= box.x_max - slack_x
-        and top >= box.y_max - slack_y
+        left <= box.x_min + slack
+        and bottom <= box.y_min + slack
+        and right >= box.x_max - slack
+        and top >= box.y_max - slack
     )
 
 

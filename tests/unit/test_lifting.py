@@ -405,3 +405,22 @@ def linear_profile(srgb):
             data[offset : offset + 14] = b"curv" + bytes(4) + (1).to_bytes(4, "big") + b"\x01\x00"
             data[place + 8 : place + 12] = (14).to_bytes(4, "big")
     return bytes(data)
+
+
+@pytest.mark.parametrize("content", [b"0 0 m 9 9 l S", b"0 0 9 9 re n"])
+@pytest.mark.parametrize("depth", [3, 12])
+def test_forms_over_a_scan_are_looked_into(tmp_path, content, depth):
+    """As deep as is reasonable: beyond they may hold anything."""
+    with pikepdf.new() as pdf:
+        entries = {"Type": Name.XObject, "Subtype": Name.Form, "BBox": Array([0, 0, 75, 45])}
+        form = pdf.make_stream(content, **entries)
+        for _ in range(depth):
+            within = Dictionary(XObject=Dictionary(Fm0=form))
+            form = pdf.make_stream(b"/Fm0 Do", Resources=within, **entries)
+        scans.add_scan(
+            pdf, {"Im0": FLATE}, scans.show("Im0", WHOLE, after="/Fm0 Do"), [0, 0, 75, 45]
+        )
+        pdf.pages[0].Resources.XObject.Fm0 = form
+        pdf.save(tmp_path / "forms.pdf")
+    unseen = content.endswith(b"n")
+    assert (lift_page(tmp_path / "forms.pdf") is not None) == (unseen and depth == 3)
