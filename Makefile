@@ -36,7 +36,7 @@ help:  ## list the targets
 	@echo "TORCH=cu126 is for drivers older than 580, TORCH=cpu saves 5 GB where there is no GPU,"
 	@echo "DETECTRON2=installed keeps the one (and the torch) that PYTHON or .venv has."
 
-env: $(STAMP)  ## make or update the environment in .venv; install Poppler if that needs no password
+env: $(STAMP)  ## make or update the environment in .venv; install Poppler and jpegtran if that needs no password
 
 $(STAMP): envs/requirements.txt envs/development.txt envs/torch.txt envs/detectron2.txt \
 		pyproject.toml $(STATE)

@@ -247,6 +247,7 @@ RENDERED = {
     "a line over the scan": {"after": "0 0 m 50 50 l S"},
     "clipped to a part": {"before": "0 0 40 40 re W n"},
     "clipped to no rectangle": {"before": "0 0 m 200 0 l 0 200 l h W n"},
+    "clipped to a trapezium": {"before": "-90 -9 m 200 -9 l 300 90 l 0 90 l h W n"},
     "text that clips": {"after": "BT /F0 12 Tf 7 Tr 5 5 Td (hidden) Tj ET"},
     "half transparent": {"before": "/Half gs"},
     "smaller than the page": {"matrix": (60, 0, 0, 40, 5, 2)},

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -400,6 +402,34 @@ def test_poppler_makes_what_kills_those_who_look_inside(pool, tmp_path, monkeypa
     assert engines[0] == ("poppler", True)
     assert set(engines[1:3]) == {("pdfium", False)}
     assert set(engines[3:]) == {("poppler", False)}
+
+
+def test_an_engine_that_failed_a_page_is_not_asked_for_it_again(monkeypatch):
+    tried = []
+
+    def run(worker, task, on_page):
+        """Page 1 is the engines' fault, page 2 that of those who look inside."""
+        tried.append((task["engine"], task["pages"]))
+        bad = failed("images", "corrupt", task["engine"])
+        return Outcome(2, {page: dict(bad) for page in task["pages"] or (1, 2)}, {1}, None)
+
+    monkeypatch.setattr(rendering, "run_task", run)
+    pool = SimpleNamespace(
+        size=1, submit=lambda function, *arguments: Done(function(None, *arguments))
+    )
+    request = {"kind": "pdf", "pages": None, "engines": ["poppler 1", "pdfium 2"]}
+    rows = render_document(pool, request, lambda: None)
+    assert [row["status"] for row in rows] == ["failed"] * 2
+    assert [pages for engine, pages in tried if engine == "poppler 1"] == [None, [2]]
+
+
+class Done(NamedTuple):
+    """A future that has come."""
+
+    value: object
+
+    def result(self):
+        return self.value
 
 
 def test_failures_of_all_ways_are_told_and_limits_come_first():
