@@ -38,13 +38,15 @@ def main(snakemake) -> None:  # noqa: ANN001
             else:
                 progress.document(document, "reused", len(mine), len(mine))
         if stale:
-            from scanmill.detector import Detector, Work, detect_documents  # torch takes seconds.
+            from scanmill.detector import Detector  # torch takes seconds.
 
-            detection = settings["detection"]
-            detector = Detector(model, snakemake.params.settings, detection["device"])
+            # isort: split
+            from scanmill.detection import Work, detect_documents
+
+            device, size = (settings["detection"][key] for key in ("device", "batch_size"))
+            detector = Detector(model, snakemake.params.settings, device, size)
             work = [Work(*each) for each in stale]
-            size, threads = detection["batch_size"], snakemake.threads
-            detect_documents(detector, work, store, size, threads, progress)
+            detect_documents(detector, work, store, snakemake.threads, progress)
         about = {"name": card["name"], "digest": digest, "classes": card["classes"]}
         metadata = {"model": json.dumps(about, sort_keys=True)}
         for table, output in zip(("detections", "detected_pages"), snakemake.output, strict=True):

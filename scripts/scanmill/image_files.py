@@ -19,17 +19,23 @@ class Unusable(Exception):
     """A page image that is not as it was rendered; the text says why."""
 
 
-def read_image(path: Path, sha256: str) -> tuple[bytes, np.ndarray]:
-    """The bytes of a page image and its pixels, (H, W) grey or (H, W, 3) BGR uint8.
-
-    Raises Unusable where the file is missing, has other bytes than those of `sha256`, or no image.
-    """
+def read_bytes(path: Path, sha256: str) -> bytes:
+    """The bytes of a page image; Unusable where the file is missing, or has others than `sha256`."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise Unusable(f"{type(error).__name__}: {error.strerror}") from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise Unusable("its bytes are not those that were rendered")
+    return data
+
+
+def read_image(path: Path, sha256: str) -> tuple[bytes, np.ndarray]:
+    """The bytes of a page image and its pixels, (H, W) grey or (H, W, 3) BGR uint8.
+
+    Raises Unusable where the file is missing, has other bytes than those of `sha256`, or no image.
+    """
+    data = read_bytes(path, sha256)
     pixels = decode(data)
     if pixels is None:
         raise Unusable("it cannot be decoded")
@@ -37,8 +43,69 @@ def read_image(path: Path, sha256: str) -> tuple[bytes, np.ndarray]:
 
 
 def decode(data: bytes) -> np.ndarray | None:
-    """(H, W) grey or (H, W, 3) BGR uint8, or None where the bytes are no image."""
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    """(H, W) grey or (H, W, 3) BGR uint8, or None where the bytes are no image.
+
+    Of 16 bits the upper eight; transparency and EXIF turns are not looked at.
+    """
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+
+
+def decode_reduced(data: bytes, reduction: int, grey: bool) -> np.ndarray | None:
+    """As `decode`, at 1 / `reduction` (1, 2, 4 or 8) of the size, the last row and column rounded up;
+    in grey if `grey`.
+
+    JPEGs are decoded at that size (libjpeg's scaling of the cosine transform), which takes a third of
+    the time; the pixels of all others, bilevel pages among them, are averaged by area.
+    """
+    if data[:3] == _JPEG and reduction > 1:
+        grey = grey or jpeg_components(data) == 1
+        flags = _REDUCED[grey][reduction] | cv2.IMREAD_IGNORE_ORIENTATION
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    pixels = decode(data)
+    if pixels is None:
+        return None
+    if grey and pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    if reduction == 1:
+        return pixels
+    height, width = pixels.shape[:2]
+    bottom, right = -height % reduction, -width % reduction
+    if bottom or right:
+        pixels = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+    size = (pixels.shape[1] // reduction, pixels.shape[0] // reduction)
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+_JPEG = b"\xff\xd8\xff"
+_REDUCED = {
+    True: {
+        2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+        4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+        8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+    },
+    False: {
+        2: cv2.IMREAD_REDUCED_COLOR_2,
+        4: cv2.IMREAD_REDUCED_COLOR_4,
+        8: cv2.IMREAD_REDUCED_COLOR_8,
+    },
+}
+
+
+def jpeg_components(data: bytes) -> int:
+    """Colour components of a JPEG, from its frame header (ITU-T T.81, B.2.2); 0 where there is none."""
+    at = 2
+    while at + 10 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return data[at + 9]
+        if marker == 0xFF:  # A fill byte.
+            at += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # Without a length.
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return 0
 
 
 def encode(pixels: np.ndarray, suffix: str, bilevel: bool, jpeg_quality: int) -> bytes:

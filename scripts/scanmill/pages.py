@@ -15,7 +15,19 @@ from scanmill.tables import SCHEMAS, by_page, content_digest, from_rows, write_t
 
 STAGE = "regions"
 
-_OUTCOME = ("page", "status", "stage", "reason", "message", "n_detections", "capped")
+#: A detector sees letters lower than this, in pixels of its input, as little more than grey.
+SMALL_TYPE = 3.0
+
+_OUTCOME = (
+    "page",
+    "status",
+    "stage",
+    "reason",
+    "message",
+    "n_detections",
+    "capped",
+    "type_height",
+)
 
 
 def inputs_digest(
@@ -75,13 +87,16 @@ def finish_document(
 def flags(page: Mapping[str, Any]) -> list[str]:
     """What is worth a look on a page: names, sorted.
 
-    `capped`: the model's cap on detections was met, so regions may be missing; `no_regions`;
-    `reduced_dpi`: the page was too large for `images.dpi`, the message says how it was rendered.
+    `capped`: a cap on detections or proposals was met, so regions may be missing; `no_regions`;
+    `reduced_dpi`: the page was too large for `images.dpi`, the message says how it was rendered;
+    `small_type`: its letters are lower than SMALL_TYPE pixels as the detector gets them.
     """
+    height = page["type_height"]
     named = {
         "capped": page["capped"],
         "no_regions": page["n_regions"] == 0,
         "reduced_dpi": page["message"] is not None,
+        "small_type": height is not None and height < SMALL_TYPE,
     }
     return sorted(name for name, holds in named.items() if holds)
 

@@ -22,7 +22,13 @@ from scanmill.errors import UserError
 # Settings that decide what a stage makes: they enter its params and its fingerprints.
 OUTPUT_SETTINGS: dict[str, tuple[str, ...]] = {
     "images": ("images.dpi", "images.lift", "images.renderer", "images.jpeg_quality"),
-    "detection": ("detection.score_floor", "detection.precision", "detection.polygons"),
+    "detection": (
+        "detection.score_floor",
+        "detection.max_detections",
+        "detection.tiles",
+        "detection.precision",
+        "detection.polygons",
+    ),
     "regions": (
         "regions.classes",
         "regions.min_score",

@@ -65,7 +65,18 @@ STAGES: dict[str, Stage] = {
         ),
     ),
     "detections": Stage(
-        ("detections", "detected_pages"), None, ("detector", "image_files", "preprocessing")
+        ("detections", "detected_pages"),
+        None,
+        (
+            "detection",
+            "detector",
+            "image_files",
+            "network",
+            "outlines",
+            "page_measures",
+            "preprocessing",
+            "tiles",
+        ),
     ),
     "regions": Stage(("regions", "pages"), "regions", ("pages", "regions")),
     "crops": Stage(("crop_images",), "crops", ("crops", "image_files")),

@@ -98,6 +98,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("n_proposals", pa.int32()),
             ("precision", pa.string()),
             ("device", pa.string()),
+            ("type_height", pa.float32()),
             ("ink", pa.list_(pa.uint8(), INK_CELLS * INK_CELLS)),
         ]
     ),
@@ -110,6 +111,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("n_detections", pa.int32()),
             ("n_regions", pa.int32()),
             ("capped", pa.bool_()),
+            ("type_height", pa.float32()),
             ("flags", pa.list_(pa.string())),
         ]
     ),

@@ -31,7 +31,7 @@ def serve(work: Callable[[Mapping[str, Any], Callable[..., None]], None]) -> Non
     `work` takes the task, whose `limits` are those of `images.limits`, and a function that reports a
     message; it never raises for what is wrong with the task's files.
     """
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback.
     for line in sys.stdin:
         task = json.loads(line)
@@ -50,7 +50,7 @@ def serve(work: Callable[[Mapping[str, Any], Callable[..., None]], None]) -> Non
         print(json.dumps({"event": "end", "how": how, "code": code}), flush=True)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Have the kernel kill this process when its parent ends (prctl(2), PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
@@ -74,7 +74,7 @@ def _relay(descriptor: int, patience: float) -> str:
 def _run_child(work: Callable, task: Mapping[str, Any], write_end: int) -> None:
     """Do one task under limits, report, and never return."""
     os.setsid()
-    _die_with_parent()
+    die_with_parent()
     devnull = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(devnull, standard)

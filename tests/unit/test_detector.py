@@ -1,50 +1,31 @@
 """The detector: the same as Detectron2 on a lone page, whatever the batch, the threads, the mishaps."""
 
-import os
-import shutil
-import sys
-from pathlib import Path
-
 import cv2
 import numpy as np
-import pyarrow as pa
-import pypdfium2
 import pytest
 import torch
-import yaml
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from detecting import (
+    DEVICES,
+    SETTINGS,
+    SHIPPED,
+    assert_equal,
+    assert_same_detections,
+    copy_model,
+    detect,
+    draw_pages,
+    pixels,
+)
 
 from scanmill import detector as detector_module
-from scanmill.detector import (
-    CUDA_ROIS,
-    MAX_POLYGON_POINTS,
-    ConstantRois,
-    Detector,
-    Float32Pooler,
-    SteadyKernels,
-    Work,
-    choose_device,
-    choose_precision,
-    convert_model,
-    detect_documents,
-    mask_polygon,
-)
+from scanmill.detector import Detector, choose_device, choose_precision, convert_model
 from scanmill.errors import UserError
-from scanmill.preprocessing import pages_of
-from scanmill.progress import Progress
+from scanmill.outlines import MAX_POLYGON_POINTS
 from scanmill.registry import CARD, CONFIG, WEIGHTS, read_card, write_card
-from scanmill.store import StageStore, file_digest
-from scanmill.tables import SCHEMAS, from_rows
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-
-from make_demo_archive import write_vector_pdf
-
-SHIPPED = Path(__file__).parents[2] / "models" / "starter"
-SETTINGS = {"score_floor": 0.05, "precision": "float32", "polygons": True}
-DPI = 100
-CAP = 6
+# isort: split
+import safetensors.torch
+import yaml
+from benchmark import default_predictor
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")
 
@@ -58,121 +39,53 @@ def threads():
     torch.set_num_threads(before)
 
 
-def copy_model(folder, **config):
-    """The shipped model with other entries in its config, its card agreeing."""
-    shutil.copytree(SHIPPED, folder)
-    values = yaml.safe_load((folder / CONFIG).read_text())
-    for key, value in config.items():
-        *sections, last = key.split("__")
-        block = values
-        for section in sections:
-            block = block.setdefault(section, {})
-        block[last] = value
-    (folder / CONFIG).write_text(yaml.safe_dump(values))
-    card = read_card(folder)
-    card.pop("sha256")
-    write_card(folder, **card)
-    return folder
-
-
-@pytest.fixture(scope="module", params=["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+@pytest.fixture(scope="module", params=DEVICES)
 def device(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
 def detector(device):
-    return Detector(SHIPPED, SETTINGS, device)
+    return Detector(SHIPPED, SETTINGS, device, 4)
 
 
 @pytest.fixture(scope="module")
 def small(device, tmp_path_factory):
-    """The same on small pages, with few detections on each: where only the way of the rows matters."""
+    """The same on small pages: where only the way of the rows matters."""
     sizes = {"INPUT__MIN_SIZE_TEST": 192, "INPUT__MAX_SIZE_TEST": 320}
-    folder = tmp_path_factory.mktemp("models") / "small"
-    copy_model(folder, **sizes, TEST__DETECTIONS_PER_IMAGE=CAP)
-    return Detector(folder, SETTINGS, device)
+    folder = copy_model(tmp_path_factory.mktemp("models") / "small", **sizes)
+    return Detector(folder, {**SETTINGS, "max_detections": 6}, device, 4)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Three grey A4 pages at 100 dpi."""
-    path = tmp_path_factory.mktemp("pages") / "pages.pdf"
-    write_vector_pdf(path, 3, seed=5)
-    with pypdfium2.PdfDocument(path) as document:
-        return [
-            page.render(scale=DPI / 72, grayscale=True).to_numpy().squeeze().copy()
-            for page in document
-        ]
+    return draw_pages(tmp_path_factory.mktemp("pages"), 3)
 
 
 @pytest.fixture(scope="module")
-def pixels(detector, images):
-    dataset = detector.dataset([], Path())
-    return [torch.as_tensor(dataset.pixels(image)) for image in images]
-
-
-@pytest.fixture(scope="module")
-def alone(detector, images, pixels):
+def alone(detector, images):
     """What the detector finds on each page alone."""
-    return [
-        detector.detect([page], [image.shape])[0]
-        for page, image in zip(pixels, images, strict=True)
-    ]
-
-
-def assert_equal(one, other):
-    """Bit for bit."""
-    for name in ("boxes", "scores", "class_ids"):
-        assert np.array_equal(getattr(one, name), getattr(other, name)), name
-    assert len(one.polygons) == len(other.polygons)
-    for a, b in zip(one.polygons, other.polygons, strict=True):
-        assert np.array_equal(a, b)
-    assert one.n_proposals == other.n_proposals
-    assert one.problem == other.problem
+    return [detect(detector, [pixels(detector, image)], [image])[1][0] for image in images]
 
 
 # Compared with Detectron2 -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def expected(device, images, tmp_path_factory):
+def expected(detector, images):
     """What Detectron2's own DefaultPredictor says of the first page, as grey in three channels."""
-    import safetensors.torch
-    from detectron2.config import get_cfg
-    from detectron2.engine import DefaultPredictor
-
-    checkpoint = tmp_path_factory.mktemp("checkpoint") / "model.pth"
-    weights = safetensors.torch.load_file(SHIPPED / WEIGHTS)
-    weights = {k: w.float() if w.is_floating_point() else w for k, w in weights.items()}
-    torch.save({"model": weights}, checkpoint)
-    config = get_cfg()
-    config.merge_from_file(str(SHIPPED / CONFIG))
-    config.MODEL.WEIGHTS = str(checkpoint)
-    config.MODEL.DEVICE = device
-    config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = SETTINGS["score_floor"]
-    predictor = DefaultPredictor(config)
-    pages = [np.repeat(image[..., None], 3, axis=2) for image in images[:1]]
-    return [predictor(page)["instances"].to("cpu") for page in pages]
+    predictor = default_predictor(detector, SHIPPED)
+    return predictor(np.repeat(images[0][..., None], 3, axis=2))["instances"].to("cpu")
 
 
 def test_page_gets_what_detectron2_says(alone, expected):
-    for mine, theirs in zip(alone[:1], expected, strict=True):
-        boxes, scores = theirs.pred_boxes.tensor.numpy(), theirs.scores.numpy()
-        # At the very floor, the last bits of a score decide.
-        sure, theirs_sure = mine.scores > 0.051, scores > 0.051
-        assert sure.sum() == theirs_sure.sum() > 10
-        left = set(np.flatnonzero(theirs_sure))
-        for box, score, class_id in zip(
-            mine.boxes[sure], mine.scores[sure], mine.class_ids[sure], strict=True
-        ):
-            match = next(i for i in left if np.allclose(boxes[i], box, rtol=0, atol=0.02))
-            left.remove(match)
-            assert scores[match] == pytest.approx(score, abs=1e-4)
-            assert theirs.pred_classes[match] == class_id
+    boxes, scores = expected.pred_boxes.tensor.numpy(), expected.scores.numpy()
+    theirs = boxes, scores, expected.pred_classes.numpy()
+    assert_same_detections(alone[0][:3], theirs, 0.05)
+    assert (scores > 0.051).sum() > 10
 
 
-def test_detections_are_in_the_page_and_in_order(alone, images):
+def test_detections_are_in_the_page_and_in_order(detector, alone, images):
     for found, image in zip(alone, images, strict=True):
         height, width = image.shape
         assert (found.boxes.dtype, found.scores.dtype) == (np.float32, np.float32)
@@ -182,33 +95,34 @@ def test_detections_are_in_the_page_and_in_order(alone, images):
         assert (found.boxes >= 0).all()
         assert (found.boxes <= [width, height, width, height]).all()
         assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
-        assert 100 < found.n_proposals <= 500
-        assert found.problem is None
+    tiles, _ = detect(detector, [pixels(detector, images[0])], images[:1])
+    assert 100 < tiles[0].n_proposals <= 500
+    assert tiles[0].problem is None
 
 
 def test_polygons_outline_detectron2s_masks(alone, expected, images):
     overlaps = []
-    for mine, theirs, image in zip(alone[:1], expected, images[:1], strict=True):
-        masks, boxes = theirs.pred_masks.numpy(), theirs.pred_boxes.tensor.numpy()
-        classes = theirs.pred_classes.numpy()
-        for box, class_id, polygon in zip(mine.boxes, mine.class_ids, mine.polygons, strict=True):
-            close = np.abs(boxes - box).max(axis=1) + 1000 * (classes != class_id)
-            mask = masks[np.argmin(close)]
-            if polygon is None or close.min() > 0.1:
-                continue
-            assert polygon.dtype == np.int32
-            assert 6 <= len(polygon) <= 2 * MAX_POLYGON_POINTS
-            points = polygon.reshape(-1, 2)
-            assert (points >= np.floor(box[:2])).all()
-            assert (points <= np.ceil(box[2:])).all()
-            sizes = cv2.connectedComponentsWithStats(mask.astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
-            # Not lace of many pieces, for which 32 points are few.
-            filled = sizes.sum() / np.prod(box[2:] - box[:2])
-            if sizes.max(initial=0) < 2000 or sizes.max() < 0.95 * sizes.sum() or filled < 0.5:
-                continue
-            drawn = np.zeros(image.shape, np.uint8)
-            cv2.fillPoly(drawn, [points], 1)
-            overlaps.append((drawn & mask).sum() / (drawn | mask).sum())
+    mine, image = alone[0], images[0]
+    masks, boxes = expected.pred_masks.numpy(), expected.pred_boxes.tensor.numpy()
+    classes = expected.pred_classes.numpy()
+    for box, class_id, polygon in zip(mine.boxes, mine.class_ids, mine.polygons, strict=True):
+        close = np.abs(boxes - box).max(axis=1) + 1000 * (classes != class_id)
+        mask = masks[np.argmin(close)]
+        if polygon is None or close.min() > 0.1:
+            continue
+        assert polygon.dtype == np.int32
+        assert 6 <= len(polygon) <= 2 * MAX_POLYGON_POINTS
+        points = polygon.reshape(-1, 2)
+        assert (points >= np.floor(box[:2])).all()
+        assert (points <= np.ceil(box[2:])).all()
+        sizes = cv2.connectedComponentsWithStats(mask.astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
+        # Not lace of many pieces, for which 32 points are few.
+        filled = sizes.sum() / np.prod(box[2:] - box[:2])
+        if sizes.max(initial=0) < 2000 or sizes.max() < 0.95 * sizes.sum() or filled < 0.5:
+            continue
+        drawn = np.zeros(image.shape, np.uint8)
+        cv2.fillPoly(drawn, [points], 1)
+        overlaps.append((drawn & mask).sum() / (drawn | mask).sum())
     assert len(overlaps) > 10
     assert min(overlaps) >= 0.9
     assert np.median(overlaps) >= 0.96
@@ -217,96 +131,75 @@ def test_polygons_outline_detectron2s_masks(alone, expected, images):
 # The same page, the same bits ---------------------------------------------------------------------
 
 
-def test_page_of_a_batch_is_as_a_page_alone(detector, alone, images, pixels):
-    sizes = [image.shape for image in images]
-    order = [2, 0, 1]
-    found = detector.detect([pixels[i] for i in order], [sizes[i] for i in order])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_page_of_a_batch_of_16_is_as_a_page_alone(device, images, precision):
+    """In any order, at any place, beside any pages."""
+    detector = Detector(SHIPPED, {**SETTINGS, "precision": precision}, device, 16)
+    ready = [pixels(detector, image) for image in images]
+    alone = [
+        detect(detector, [page], [image])[1][0] for page, image in zip(ready, images, strict=True)
+    ]
+    rng = np.random.default_rng(0)
+    order = rng.permutation(np.arange(16) % 3)
+    _, found = detect(detector, [ready[i] for i in order], [images[i] for i in order])
     for index, detections in zip(order, found, strict=True):
-        assert_equal(detections, alone[index])
+        if (device, precision) == ("cuda", "bfloat16"):
+            assert_same_detections(detections[:3], alone[index][:3], 0.05)
+        else:
+            assert_equal(detections, alone[index])
 
 
-def test_threads_do_not_show(detector, alone, images, pixels):
-    sizes = [image.shape for image in images]
+def test_threads_do_not_show(detector, alone, images):
+    ready = [pixels(detector, image) for image in images]
     torch.set_num_threads(1)
     try:
-        pair = detector.detect(pixels[:2], sizes[:2])
-        single = detector.detect(pixels[2:], sizes[2:])
+        _, pair = detect(detector, ready[:2], images[:2])
+        _, single = detect(detector, ready[2:], images[2:])
     finally:
         torch.set_num_threads(2)
     for detections, other in zip([*pair, *single], alone, strict=True):
         assert_equal(detections, other)
 
 
-def test_probabilities_of_a_mask_do_not_depend_on_the_next():
-    """Their last bit decides where an outline runs."""
-    logits = torch.randn(200, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    with SteadyKernels():
-        together = logits.sigmoid()
-        for count in range(1, 200):
-            assert torch.equal(logits[:count].sigmoid(), together[:count])
-    assert torch.allclose(together, logits.sigmoid())
+def test_batches_come_back_in_order(small, images):
+    ready = [pixels(small, image) for image in images]
+    batches = [[ready[0], ready[1]], [ready[2]], [ready[1]]]
+    found = list(small.detect(batches))
+    assert [len(each) for each in found] == [2, 1, 1]
+    assert np.array_equal(found[0][1].boxes, found[2][0].boxes)
+    assert not np.array_equal(found[0][0].boxes, found[1][0].boxes)
+    assert list(small.detect([])) == []
 
 
-def test_pass_is_filled_up(small, images, monkeypatch):
-    """As on CUDA: as many pages in every pass, and nobody sees those that fill it up."""
-    pixels = [torch.as_tensor(small.dataset([], Path()).pixels(image)) for image in images]
-    sizes, given = [image.shape for image in images], []
-    expected = [small.detect([page], [size])[0] for page, size in zip(pixels, sizes, strict=True)]
-    monkeypatch.setattr(small, "pages_at_once", 2)
-    hook = small.model.backbone.register_forward_pre_hook(
-        lambda _, args: given.append(len(args[0]))
-    )
-    found = small.detect(pixels, sizes)
-    hook.remove()
-    assert given == [2, 2]
-    if small.device.type == "cpu":
-        for one, other in zip(found, expected, strict=True):
-            assert_equal(one, other)
+# Memory -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [0, 1, CUDA_ROIS, CUDA_ROIS + 1, 3 * CUDA_ROIS - 1])
-def test_layers_of_the_heads_get_equal_numbers_of_rois(count):
-    class Record(TorchFunctionMode):
-        def __torch_function__(self, function, types, args=(), kwargs=None):
-            if function in (functional.linear, functional.conv2d, functional.conv_transpose2d):
-                seen.append(len(args[0]))
-            return function(*args, **(kwargs or {}))
+class Limited:
+    """A network that takes so many pages at once."""
 
-    seen, rows, maps = [], torch.randn(count, 6), torch.randn(count, 3, 4, 4)
-    for layer, x in (
-        (torch.nn.Linear(6, 5), rows),
-        (torch.nn.Conv2d(3, 5, 3), maps),
-        (torch.nn.ConvTranspose2d(3, 5, 2, stride=2), maps),
-    ):
-        expected = layer(x)
-        seen.clear()
-        with Record(), ConstantRois():
-            found = layer(x)
-        assert found.shape == expected.shape
-        assert torch.allclose(found, expected, atol=1e-5)
-        assert seen == [CUDA_ROIS] * -(-count // CUDA_ROIS) or count == 0
+    def __init__(self, network):
+        self.network, self.limit, self.error, self.tried = network, 0, None, []
+
+    def __call__(self, canvases, sizes):
+        self.tried.append(len(canvases))
+        if len(canvases) > self.limit:
+            raise self.error
+        return self.network(canvases, sizes)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on CUDA, passes are filled up")
 def test_batch_that_does_not_fit_is_halved(small, images, monkeypatch):
-    dataset = small.dataset([], Path())
-    pixels = [torch.as_tensor(dataset.pixels(image)) for image in images[:2]]
-    sizes, tried = [image.shape for image in images[:2]], []
-    monkeypatch.setattr(small, "pages_at_once", None)
-    alone = [small.detect([page], [size])[0] for page, size in zip(pixels, sizes, strict=True)]
-    inference = small.model.inference
-
-    def limited(inputs, **options):
-        tried.append(len(inputs))
-        if len(inputs) > limit:
-            raise error
-        return inference(inputs, **options)
-
-    monkeypatch.setattr(small.model, "inference", limited)
-    limit, error = 1, torch.OutOfMemoryError("CUDA out of memory")
-    for detections, other in zip(small.detect(pixels, sizes), alone, strict=True):
+    ready = [pixels(small, image) for image in images[:2]]
+    alone = [
+        detect(small, [page], [image])[1][0] for page, image in zip(ready, images[:2], strict=True)
+    ]
+    limited = Limited(small.network)
+    monkeypatch.setattr(small, "network", limited)
+    limited.limit, limited.error = 1, torch.OutOfMemoryError("CUDA out of memory")
+    for detections, other in zip(detect(small, ready, images[:2])[1], alone, strict=True):
         assert_equal(detections, other)
-    assert tried == [2, 1, 1]
-    limit = 0
+    assert limited.tried == [2, 1, 1]
+    limited.limit = 0
     no_memory = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
     no_handle = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
     for raised in (
@@ -314,36 +207,81 @@ def test_batch_that_does_not_fit_is_halved(small, images, monkeypatch):
         RuntimeError(no_memory),
         RuntimeError(no_handle),
     ):
-        error = raised
-        tried.clear()
-        found = small.detect([*pixels, pixels[0]], [*sizes, sizes[0]])
-        assert tried == [3, 1, 2, 1, 1]
-        assert [each.problem[0] for each in found] == ["memory"] * 3
-        assert f"does not fit into the memory of {small.device.type}" in found[0].problem[1]
-        assert not len(found[0].boxes)
-    error = RuntimeError("shapes do not match")
+        limited.error = raised
+        limited.tried.clear()
+        tiles, _ = detect(small, [*ready, ready[0]], [*images[:2], images[0]])
+        assert limited.tried == [3, 1, 2, 1, 1]
+        assert [each.problem[0] for each in tiles] == ["memory"] * 3
+        assert f"does not fit into the memory of {small.device.type}" in tiles[0].problem[1]
+        assert not len(tiles[0].boxes)
+    limited.error = RuntimeError("shapes do not match")
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        small.detect(pixels[:1], sizes[:1])
+        detect(small, ready[:1], images[:1])
+
+
+def test_gpu_that_stops_working_ends_the_job(small, images, monkeypatch):
+    """With what to do; no page is to blame."""
+    limited = Limited(small.network)
+    limited.error = RuntimeError(
+        "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported"
+    )
+    monkeypatch.setattr(small, "network", limited)
+    with pytest.raises(UserError, match=r"stopped working: CUDA error.*failure\. .*goes on"):
+        detect(small, [pixels(small, images[0])], images[:1])
+
+
+# Dense pages --------------------------------------------------------------------------------------
+
+
+def test_dense_page_is_looked_at_again_with_more_proposals(detector, images, monkeypatch):
+    """Twenty for each region that was found, not more than ten times the cap on detections."""
+    network, ready = detector.network, [pixels(detector, image) for image in images]
+    assert network.max_proposals == 10 * detector.max_detections
+    monkeypatch.setattr(network, "max_proposals", 150)
+    rpn = network.model.proposal_generator
+    monkeypatch.setattr(rpn, "post_nms_topk", {False: 20})
+    monkeypatch.setattr(rpn, "pre_nms_topk", {False: 20})
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "_dense", lambda found, n_proposals: [])
+        plain, _ = detect(detector, ready, images)
+    assert [tile.n_proposals for tile in plain] == [20] * 3
+    sure = [np.count_nonzero(tile.scores >= 0.5) for tile in plain]
+    assert min(sure) > 2
+    found, _ = detect(detector, ready, images)
+    assert [tile.n_proposals for tile in found] == [min(20 * count, 150) for count in sure]
+    assert all(tile.problem is None for tile in found)
+    many = [np.count_nonzero(tile.scores >= 0.5) for tile in found]
+    assert sum(many) > sum(sure)
+    # What a page gets does not depend on the others.
+    for page, image in enumerate(images):
+        (one,), _ = detect(detector, [ready[page]], [image])
+        for name in ("boxes", "scores", "class_ids", "masks"):
+            assert np.array_equal(getattr(one, name), getattr(found[page], name)), name
+
+
+def test_page_that_is_not_dense_is_looked_at_once(detector, images, monkeypatch):
+    monkeypatch.setattr(detector.network, "_look_closer", None)
+    tiles, _ = detect(detector, [pixels(detector, images[0])], images[:1])
+    assert tiles[0].n_proposals >= 10 * np.count_nonzero(tiles[0].scores >= 0.5) > 0
+
+
+def test_page_that_met_a_cap_says_so(detector, images, monkeypatch):
+    (tile,), _ = detect(detector, [pixels(detector, images[0])], images[:1])
+    assert not detector.capped(tile)
+    sure = np.count_nonzero(tile.scores >= 0.5)
+    assert detector.capped(tile._replace(n_proposals=10 * sure - 1))
+    assert not detector.capped(tile._replace(n_proposals=10 * sure))
+    monkeypatch.setattr(detector, "max_detections", len(tile.scores))
+    assert detector.capped(tile)
 
 
 # Precision, settings ------------------------------------------------------------------------------
 
 
-def test_bfloat16_pools_in_float32(device, alone, images, pixels):
+def test_bfloat16_is_near_float32(device, alone, images):
     detector = Detector(SHIPPED, {**SETTINGS, "precision": "bfloat16"}, device)
     assert detector.precision == "bfloat16"
-    heads = detector.model.roi_heads
-    given, pooled = [], []
-    for pooler in (heads.box_pooler, heads.mask_pooler):
-        assert isinstance(pooler, Float32Pooler)
-        pooler.register_forward_pre_hook(lambda _, args: given.extend(f.dtype for f in args[0]))
-        pooler.pooler.register_forward_pre_hook(
-            lambda _, args: pooled.extend(f.dtype for f in args[0])
-        )
-    (found,) = detector.detect(pixels[:1], [images[0].shape])
-    assert set(given) == {torch.bfloat16}
-    assert set(pooled) == {torch.float32}
-    assert len(given) == len(pooled)
+    _, (found,) = detect(detector, [pixels(detector, images[0])], images[:1])
     sure = np.flatnonzero(alone[0].scores > 0.7)
     assert len(sure) > 3
     for index in sure:
@@ -351,28 +289,33 @@ def test_bfloat16_pools_in_float32(device, alone, images, pixels):
         distance = np.abs(found.boxes[same] - alone[0].boxes[index]).max(axis=1)
         assert distance.min() <= 2
         assert found.scores[same][distance.argmin()] == pytest.approx(
-            alone[0].scores[index], abs=0.05
+            alone[0].scores[index], abs=0.02
         )
 
 
-def test_settings_reach_the_model(device, alone, images, pixels):
-    settings = {"score_floor": 0.5, "precision": "float32", "polygons": False}
+def test_settings_reach_the_model(device, alone, images):
+    settings = {**SETTINGS, "score_floor": 0.5, "polygons": False, "max_detections": 7}
     detector = Detector(SHIPPED, settings, device)
     assert detector.device.type == device
     assert detector.device_kind.startswith(f"{device} ")
     assert detector.classes == ["text", "title", "list", "table", "figure"]
-    assert (detector.color, detector.min_size, detector.max_size) == ("grey", 448, 800)
+    assert (detector.color, detector.sizes) == ("grey", (448, 800))
     assert detector.divisibility == 32
-    (found,) = detector.detect(pixels[:1], [images[0].shape])
+    assert detector.batch_size == {"cpu": 1, "cuda": 8}[device]
+    _, (found,) = detect(detector, [pixels(detector, images[0])], images[:1])
     sure = alone[0].scores > 0.5
-    assert 3 < sure.sum() < len(sure)
-    assert np.array_equal(found.boxes, alone[0].boxes[sure])
-    assert found.polygons == [None] * sure.sum()
+    assert 7 < sure.sum() < len(sure)
+    assert np.array_equal(found.boxes, alone[0].boxes[sure][:7])
+    assert found.polygons == [None] * 7
 
 
-def test_precision_follows_the_device():
+def test_precision_follows_the_device(monkeypatch):
+    monkeypatch.setattr(detector_module, "has_bfloat16", lambda: False)
     assert choose_precision("auto", torch.device("cpu")) == "float32"
+    monkeypatch.setattr(detector_module, "has_bfloat16", lambda: True)
+    assert choose_precision("auto", torch.device("cpu")) == "bfloat16"
     assert choose_precision("auto", torch.device("cuda")) == "float16"
+    assert choose_precision("float32", torch.device("cpu")) == "float32"
     assert choose_precision("bfloat16", torch.device("cuda")) == "bfloat16"
 
 
@@ -386,13 +329,16 @@ def machine(monkeypatch):
     def make(driver, usable):
         monkeypatch.setattr(detector_module, "nvidia_driver", lambda: driver)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+        monkeypatch.setattr(detector_module, "lock_gpu", lambda count, say: count - 1)
 
     return make
 
 
 def test_gpu_is_taken_where_it_can_be_used(machine):
     machine("580.1", True)
-    assert choose_device("auto").type == choose_device("cuda").type == "cuda"
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 2)
     assert choose_device("cpu").type == "cpu"
     machine(None, False)
     assert choose_device("auto").type == choose_device("cpu").type == "cpu"
@@ -429,46 +375,72 @@ def part(model, name):
 )
 def test_numbers_that_are_not_finite_fail_the_page(small, images, name, value):
     """An empty page would be the silent answer."""
-    pixels = [torch.as_tensor(small.dataset([], Path()).pixels(images[0]))]
-    weight = next(p for p in part(small.model, name).parameters() if p.ndim > 1)
+    ready = [pixels(small, images[0])]
+    weight = next(p for p in part(small.network.model, name).parameters() if p.ndim > 1)
     before = weight.data.clone()
     weight.data.fill_(value)
     try:
-        (found,) = small.detect(pixels, [images[0].shape])
+        tiles, _ = detect(small, ready, images[:1])
     finally:
         weight.data.copy_(before)
-    assert found.problem
-    assert found.problem[0] == "detector"
-    assert "finite" in found.problem[1]
-    assert not len(found.boxes)
-    assert small.detect(pixels, [images[0].shape])[0].problem is None
+    assert tiles[0].problem
+    assert tiles[0].problem[0] == "detector"
+    assert "finite" in tiles[0].problem[1]
+    assert not len(tiles[0].boxes)
+    assert detect(small, ready, images[:1])[0][0].problem is None
 
 
 def test_only_the_page_whose_numbers_are_not_finite_fails(small, images, monkeypatch):
-    pixels = [torch.as_tensor(small.dataset([], Path()).pixels(image)) for image in images]
-    forward = small.model.roi_heads.box_predictor.forward
+    ready = [pixels(small, image) for image in images]
+    predictor = small.network.model.roi_heads.box_predictor
+    forward = predictor.forward
 
     def spoilt(x):
         scores, deltas = forward(x)
-        scores[small._n_proposals[0] + 1] = float("nan")  # A proposal of the second page.
+        scores[small.network._n_proposals[0] + 1] = float("nan")  # A proposal of the second page.
         return scores, deltas
 
-    monkeypatch.setattr(small.model.roi_heads.box_predictor, "forward", spoilt)
-    found = small.detect(pixels, [image.shape for image in images])
-    assert [each.problem and each.problem[0] for each in found] == [None, "detector", None]
-    assert [len(each.boxes) > 0 for each in found] == [True, False, True]
+    monkeypatch.setattr(predictor, "forward", spoilt)
+    tiles, _ = detect(small, ready, images)
+    assert [each.problem and each.problem[0] for each in tiles] == [None, "detector", None]
+    assert [len(each.boxes) > 0 for each in tiles] == [True, False, True]
 
 
 def test_config_of_another_model_is_explained(tmp_path):
-    folder = copy_model(tmp_path / "a", MODEL__FPN__OUT_CHANNELS=64)
-    with pytest.raises(UserError, match=r"model\.safetensors does not fit .*config\.yaml"):
-        Detector(folder, SETTINGS, "cpu")
+    """Never a random layer: a missing tensor, or one of another shape, is an error."""
+    for number, (entry, tensor) in enumerate(
+        [
+            ({"MODEL__FPN__OUT_CHANNELS": 64}, "fpn_lateral"),
+            ({"MODEL__RESNETS__DEPTH": 34}, "Missing key.*res2"),
+            ({"MODEL__ANCHOR_GENERATOR__ASPECT_RATIOS": [[0.1, 0.3, 0.5, 1.0]]}, "objectness"),
+            ({"MODEL__MASK_ON": False}, "Unexpected key.*mask_head"),
+            ({"MODEL__ROI_MASK_HEAD__NUM_CONV": 3}, "mask_fcn"),
+            ({"MODEL__ROI_MASK_HEAD__CLS_AGNOSTIC_MASK": True}, "mask_head.predictor"),
+        ]
+    ):
+        folder = copy_model(tmp_path / f"{number}", **entry)
+        expected = rf"model\.safetensors does not fit .*config\.yaml: .*{tensor}.*trained with"
+        with pytest.raises(UserError, match=expected):
+            Detector(folder, SETTINGS, "cpu")
     folder = copy_model(tmp_path / "b", MODEL__NO_SUCH_KEY=1)
     with pytest.raises(UserError, match=r"no config of this detectron2.*NO_SUCH_KEY"):
         Detector(folder, SETTINGS, "cpu")
     folder = copy_model(tmp_path / "c", INPUT__FORMAT="YUV")
     (folder / CARD).write_text((folder / CARD).read_text().replace('"grey"', '"config"'))
     with pytest.raises(UserError, match=r"INPUT\.FORMAT YUV is neither"):
+        Detector(folder, SETTINGS, "cpu")
+    folder = copy_model(tmp_path / "d", MODEL__ROI_HEADS__NAME="CascadeROIHeads")
+    with pytest.raises(UserError, match=r"CascadeROIHeads\. Scanmill runs Faster R-CNN and Mask"):
+        Detector(folder, SETTINGS, "cpu")
+
+
+def test_weights_of_other_classes_are_refused(tmp_path):
+    """Also where card and config agree with each other."""
+    folder = copy_model(tmp_path / "a", MODEL__ROI_HEADS__NUM_CLASSES=4)
+    card = read_card(folder)
+    card.pop("sha256")
+    write_card(folder, **{**card, "classes": card["classes"][:4]})
+    with pytest.raises(UserError, match=r"does not fit.*cls_score"):
         Detector(folder, SETTINGS, "cpu")
 
 
@@ -482,8 +454,6 @@ def test_damaged_weights_are_not_opened(tmp_path):
 
 
 def test_converted_checkpoint_is_the_shipped_model(tmp_path):
-    import safetensors.torch
-
     checkpoint = tmp_path / "model_final.pth"
     weights = safetensors.torch.load_file(SHIPPED / WEIGHTS)
     torch.save({"model": {k: v.float() for k, v in weights.items()}}, checkpoint)
@@ -498,149 +468,3 @@ def test_converted_checkpoint_is_the_shipped_model(tmp_path):
     assert converted.keys() == weights.keys()
     assert all(torch.equal(converted[k], weights[k]) for k in weights)
     assert (target / WEIGHTS).stat().st_size == (SHIPPED / WEIGHTS).stat().st_size
-
-
-# Polygons -----------------------------------------------------------------------------------------
-
-
-def test_polygon_of_a_full_mask_is_the_box():
-    polygon = mask_polygon(np.ones((28, 28), np.float32), np.array([10, 20, 290, 580], np.float32))
-    points = polygon.reshape(-1, 2)
-    drawn = np.zeros((600, 300), np.uint8)
-    cv2.fillPoly(drawn, [points], 1)
-    assert drawn[20:580, 10:290].mean() > 0.95
-    assert drawn.sum() <= 282 * 562
-    assert len(points) <= 8
-
-
-def test_polygon_is_of_the_largest_piece():
-    mask = np.zeros((28, 28), np.float32)
-    mask[2:6, 2:6] = 1
-    mask[12:26, 10:24] = 1
-    points = mask_polygon(mask, np.array([100, 200, 380, 480], np.float32)).reshape(-1, 2)
-    # Cells of 10 px: the piece reaches from 200 to 340 and from 320 to 460.
-    assert points.min(axis=0) == pytest.approx([200, 320], abs=3)
-    assert points.max(axis=0) == pytest.approx([340, 460], abs=3)
-
-
-def test_polygon_of_a_ragged_mask_has_few_points():
-    rng = np.random.default_rng(0)
-    yy, xx = np.mgrid[:28, :28]
-    angle = np.arctan2(yy - 13.5, xx - 13.5)
-    star = np.hypot(yy - 13.5, xx - 13.5) < 9 + 4 * np.sin(17 * angle)
-    mask = np.clip(star + rng.uniform(-0.4, 0.4, (28, 28)), 0, 1).astype(np.float32)
-    polygon = mask_polygon(mask, np.array([0, 0, 1000, 1000], np.float32))
-    assert 10 < len(polygon) / 2 <= MAX_POLYGON_POINTS
-
-
-@pytest.mark.parametrize("value", [0.0, 0.49, float("nan")])
-def test_mask_below_one_half_has_no_polygon(value):
-    mask = np.full((28, 28), value, np.float32)
-    assert mask_polygon(mask, np.array([0, 0, 100, 100], np.float32)) is None
-
-
-# A shard ------------------------------------------------------------------------------------------
-
-
-def store_pages(results, images):
-    """Rows of `images` of three documents: of three pages (one failed), of one, and of none."""
-    pages = [("a.pdf", 1, 0), ("a.pdf", 2, None), ("a.pdf", 3, 1), ("b.pdf", 1, 2)]
-    rows = []
-    for document, page, index in pages:
-        if index is None:
-            row = {"status": "failed"}
-        else:
-            name = f"{document}-{page}.png"
-            cv2.imwrite(str(results / name), images[index])
-            height, width = images[index].shape
-            sha256 = file_digest(results / name)
-            row = {
-                "status": "ok",
-                "image": name,
-                "width": width,
-                "height": height,
-                "sha256": sha256,
-            }
-        rows.append({"document": document, "page": page, **row})
-    rows.append({"document": "c.pdf", "page": None, "status": "failed"})
-    return from_rows("images", rows)
-
-
-def run_shard(detector, results, table, batch_size, threads=2):
-    """Detect as the rule does; returns the two tables of each document."""
-    store = StageStore(results, "detections", SETTINGS, "code")
-    work = []
-    for document in ("a.pdf", "b.pdf", "c.pdf"):
-        mine = pages_of(table.filter(pa.compute.equal(table["document"], document)))
-        work.append(Work(document, mine, store.fingerprint([document])))
-    progress = Progress("detect_layout", len(work), 3, 3)
-    detect_documents(detector, work, store, batch_size, threads, progress)
-    assert (progress.done_documents, progress.done_pages) == (3, 3)
-    assert all(store.state(each.document, each.wanted) == "done" for each in work)
-    return {
-        each.document: [store.read(each.document, t) for t in ("detections", "detected_pages")]
-        for each in work
-    }
-
-
-def test_shard_is_recorded_by_document(small, images, tmp_path):
-    dataset = small.dataset([], Path())
-    alone = [
-        small.detect([torch.as_tensor(dataset.pixels(image))], [image.shape])[0] for image in images
-    ]
-    table = store_pages(tmp_path, images)
-    found = run_shard(small, tmp_path, table, batch_size=3)
-    detections, pages = found["a.pdf"]
-    assert detections.schema.remove_metadata().equals(SCHEMAS["detections"])
-    assert pages.schema.remove_metadata().equals(SCHEMAS["detected_pages"])
-    assert pages["page"].to_pylist() == [1, 3]
-    rows = detections.to_pylist()
-    for page, one in ((1, alone[0]), (3, alone[1])):
-        mine = [row for row in rows if row["page"] == page]
-        assert [row["detection"] for row in mine] == list(range(1, len(one.scores) + 1))
-        assert [row["score"] for row in mine] == one.scores.tolist()
-        assert [row["x_max"] for row in mine] == one.boxes[:, 2].tolist()
-        names = [small.classes[i] for i in one.class_ids]
-        assert [row["class_name"] for row in mine] == names
-        assert [row["class_id"] for row in mine] == one.class_ids.tolist()
-        polygons = [None if p is None else p.tolist() for p in one.polygons]
-        assert [row["polygon"] for row in mine] == polygons
-    counts = [len(alone[0].scores), len(alone[1].scores)]
-    assert pages["n_detections"].to_pylist() == counts
-    # A page that met the cap says so.
-    assert min(counts) < max(counts) == CAP
-    assert pages["capped"].to_pylist() == [count == CAP for count in counts]
-    outcome = pages.to_pylist()[0]
-    assert (outcome["document"], outcome["status"]) == ("a.pdf", "ok")
-    assert outcome["n_proposals"] == alone[0].n_proposals
-    assert (outcome["precision"], outcome["device"]) == ("float32", small.device_kind)
-    assert 0 < np.mean(outcome["ink"]) < 128
-    assert [table.num_rows for table in found["c.pdf"]] == [0, 0]
-    again = run_shard(small, tmp_path, table, batch_size=1, threads=1)
-    for document, tables in found.items():
-        for one, other in zip(tables, again[document], strict=True):
-            assert one.equals(other)
-
-
-def test_missing_page_image_names_the_repair(small, images, tmp_path):
-    table = store_pages(tmp_path, images)
-    os.unlink(tmp_path / "a.pdf-3.png")
-    with pytest.raises(UserError, match=r"a\.pdf, page 3.*verify_results\.py --repair"):
-        run_shard(small, tmp_path, table, batch_size=3)
-    cv2.imwrite(str(tmp_path / "a.pdf-3.png"), images[2])
-    with pytest.raises(UserError, match=r"a\.pdf, page 3, was rendered but its bytes are not"):
-        run_shard(small, tmp_path, table, batch_size=3)
-
-
-def test_failed_page_is_an_outcome(small, images, tmp_path, monkeypatch):
-    def exhausted(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(small.model, "inference", exhausted)
-    table = store_pages(tmp_path, images)
-    detections, pages = run_shard(small, tmp_path, table, batch_size=3)["a.pdf"]
-    assert detections.num_rows == 0
-    for row in pages.to_pylist():
-        assert (row["status"], row["stage"], row["reason"]) == ("failed", "detections", "memory")
-        assert row["n_detections"] is row["capped"] is row["n_proposals"] is None
-        assert row["ink"]

@@ -1,0 +1,77 @@
+"""What the machine has: GPUs that jobs share out among themselves, arithmetic of the processor."""
+
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from scanmill import processors
+from scanmill.processors import has_bfloat16, lock_gpu
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def locks(tmp_path, monkeypatch):
+    """Locks of this test alone."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(processors.tempfile, "tempdir", None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return tmp_path
+
+
+def start_job(count):
+    """Another process that takes a GPU, says which, and keeps it until it is ended."""
+    program = f"""
+        import sys, time
+        sys.path.insert(0, {str(SCRIPTS)!r})
+        from scanmill.processors import lock_gpu
+        print(lock_gpu({count}, lambda text: print(text, flush=True)), flush=True)
+        time.sleep(60)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_each_job_takes_a_gpu_of_its_own(locks):
+    jobs = [start_job(2)]
+    try:
+        assert jobs[0].stdout.readline() == "0\n"
+        jobs.append(start_job(2))
+        assert jobs[1].stdout.readline() == "1\n"
+        jobs.append(start_job(2))
+        assert jobs[2].stdout.readline() == "all 2 GPUs are taken by other jobs; waiting for one\n"
+        time.sleep(0.2)
+        jobs[1].kill()
+        assert jobs[2].stdout.readline() == "1\n"
+    finally:
+        for job in jobs:
+            job.kill()
+            job.wait()
+    assert lock_gpu(2, pytest.fail) == 0
+
+
+def test_one_gpu_and_chosen_ones_are_not_locked(locks, monkeypatch):
+    assert lock_gpu(1, pytest.fail) == 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert lock_gpu(2, pytest.fail) == 0
+    assert list(locks.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("flags\t\t: fpu avx2 avx512_bf16 sse\n", True),
+        ("flags\t\t: fpu amx_bf16\n", True),
+        ("Features\t: fp asimd bf16 sve\n", True),
+        ("flags\t\t: fpu avx2 avx512f\n", False),
+        ("", False),
+    ],
+)
+def test_processor_says_whether_it_has_bfloat16(tmp_path, monkeypatch, said, expected):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\n" + said)
+    monkeypatch.setattr(processors, "CPUINFO", tmp_path / "cpuinfo")
+    assert has_bfloat16() == expected
