@@ -3,9 +3,9 @@
     python scripts/benchmark.py --model starter --pages 40
     python scripts/benchmark.py --model COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml --pages 40
 
-A model is a folder in `models/`, a path to one, or the name of a config of Detectron2: then it has random
-weights, calibrated so that a page has the usual proposals and tens of detections. On the pages of an
-archive made for it (A4 at 300 dpi), or of yours (`--archive`), in one process after warm-up:
+A model is a folder in `models/`, a path to one, or the name of a config of Detectron2: then it has
+random weights, calibrated so that a page has the usual proposals and tens of detections. On the pages
+of an archive made for it (A4 at 300 dpi), or of yours (`--archive`), in one process after warm-up:
 
 (a) DefaultPredictor in a loop over the page images, in float32, with the same caps and score floor;
 (b) the bare forward pass on pages decoded and resized before, at our precision: the limit;
@@ -63,7 +63,7 @@ CLASSES = ["text", "title", "list", "table", "figure"]
 DOCUMENT, DIFFERENT = 10, 20
 #: Standard deviation of a random model's objectness logits.
 OBJECTNESS = 3.0
-#: Pairs of proposal and class of a page above the score floor that it is calibrated to, before suppression.
+#: Pairs of proposal and class of a page above the score floor that it is calibrated to.
 CANDIDATES = 120
 
 
@@ -187,6 +187,7 @@ class Stages:
     """Seconds by stage of what runs within `watch`, each stage ended by a synchronisation."""
 
     def __init__(self) -> None:
+        """Nothing was timed yet."""
         self.seconds: dict[str, float] = {}
 
     def timed(self, name: str, function: Callable) -> Callable:
@@ -229,6 +230,7 @@ class GpuUse:
     """The share of time in which a GPU had something to do, as nvidia-smi samples it."""
 
     def __init__(self, device: torch.device) -> None:
+        """Start to sample, where there is a GPU."""
         self.samples: list[int] = []
         self.process = None
         if device.type == "cuda":
@@ -335,7 +337,7 @@ def stage_times(
         for part, tile in zip(group, each, strict=True)
     ]
     placed = stages.timed("outlines", place_all)(tiles)
-    kept = {number: each for number, each in enumerate(placed, start=1)}
+    kept = dict(enumerate(placed, start=1))
     stages.timed("rows", detection_module._detections)("a", kept, detector.classes)
     return {name: round(1e3 * took / len(pages), 2) for name, took in stages.seconds.items()}
 

@@ -213,8 +213,8 @@ class Detector:
     def detect(self, batches: Iterable[Sequence[np.ndarray]]) -> Iterator[list[TileDetections]]:
         """Detect on batches of (C, H, W) uint8, of one canvas each; what they hold, in their order.
 
-        On CUDA a batch is computed while the one before is copied back. Out of memory, a pass is halved; a
-        page alone that needs too much fails. A GPU that stops working is a UserError.
+        On CUDA a batch is computed while the one before is copied back. Out of memory, a pass is halved;
+        a page alone that needs too much fails. A GPU that stops working is a UserError.
         """
         ahead: deque[list[_Pass | TileDetections]] = deque()
         with _gpu_errors(self.device_kind):
@@ -290,7 +290,9 @@ class Detector:
 
     def _split(self, each: _Pass) -> list[TileDetections]:
         found, start, tiles = each.found, 0, []
-        numbers = zip(each.shapes, found.counts, found.n_proposals, found.finite.tolist())
+        numbers = zip(
+            each.shapes, found.counts, found.n_proposals, found.finite.tolist(), strict=False
+        )
         for shape, count, n_proposals, finite in numbers:
             rows = slice(start, start + count)
             start += count
@@ -334,8 +336,8 @@ def _config(path: Path, settings: Mapping[str, Any]) -> CfgNode:
     )
     if parts[:2] != ("GeneralizedRCNN", "RPN") or parts[2] not in ROI_HEADS:
         raise UserError(
-            f"{path} is of {', '.join(parts)}. Scanmill runs Faster R-CNN and Mask R-CNN: GeneralizedRCNN "
-            f"with RPN and {' or '.join(ROI_HEADS)}."
+            f"{path} is of {', '.join(parts)}. Scanmill runs Faster R-CNN and Mask R-CNN: "
+            f"GeneralizedRCNN with RPN and {' or '.join(ROI_HEADS)}."
         )
     config.MODEL.WEIGHTS = ""
     config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = float(settings["score_floor"])

@@ -47,8 +47,7 @@ def decode(data: bytes) -> np.ndarray | None:
 
     Of 16 bits the upper eight; transparency and EXIF turns are not looked at.
     """
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    return _decode(data, cv2.IMREAD_ANYCOLOR)
 
 
 def decode_reduced(data: bytes, reduction: int, grey: bool) -> np.ndarray | None:
@@ -60,8 +59,7 @@ def decode_reduced(data: bytes, reduction: int, grey: bool) -> np.ndarray | None
     """
     if data[:3] == _JPEG and reduction > 1:
         grey = grey or jpeg_components(data) == 1
-        flags = _REDUCED[grey][reduction] | cv2.IMREAD_IGNORE_ORIENTATION
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        return _decode(data, _REDUCED[grey][reduction])
     pixels = decode(data)
     if pixels is None:
         return None
@@ -75,6 +73,12 @@ def decode_reduced(data: bytes, reduction: int, grey: bool) -> np.ndarray | None
         pixels = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
     size = (pixels.shape[1] // reduction, pixels.shape[0] // reduction)
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _decode(data: bytes, flags: int) -> np.ndarray | None:
+    if not data:  # An error of OpenCV's.
+        return None
+    return cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 _JPEG = b"\xff\xd8\xff"

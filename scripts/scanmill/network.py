@@ -110,12 +110,12 @@ def build_network(
         raise Misfit("; ".join(line.strip() for line in str(error).splitlines()[1:])) from error
     fold_norms(model)
     for name, module in model.named_modules():
-        if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear)):
-            if name.rpartition(".")[2] not in LAST_LAYERS:
-                module.to(PRECISIONS[precision])
-        for child, layer in module.named_children():
-            if isinstance(layer, ROIAlign):
-                setattr(module, child, Float32RoiAlign(layer))
+        layer = isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear))
+        if layer and name.rpartition(".")[2] not in LAST_LAYERS:
+            module.to(PRECISIONS[precision])
+        for child, pooler in module.named_children():
+            if isinstance(pooler, ROIAlign):
+                setattr(module, child, Float32RoiAlign(pooler))
     model.requires_grad_(False)
     # With channels_last, oneDNN computes a page of a batch exactly as a page alone.
     return model.to(memory_format=torch.channels_last)

@@ -32,6 +32,8 @@ MIN_HEIGHT = 3.0
 TYPICAL = 0.35
 #: Less than this of the paper's brightness is missing: paper, not ink.
 CLEAN = 0.1
+#: A short side of this many pixels is enough to measure ink.
+ENOUGH = 800
 
 
 class Components(NamedTuple):
@@ -71,10 +73,16 @@ def ink_by_cell(image: np.ndarray) -> np.ndarray:
     is missing, not the share of dark pixels: a page reduced by 8 has no dark pixels where it has thin
     strokes, but as much darkness.
     """
-    grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    height, width = image.shape[:2]
+    # By a whole number first, which OpenCV does several times as fast. Less than a pixel of
+    # the reduced page is left out at two of its edges.
+    step = max(min(height, width) // ENOUGH, 1)
+    small = image[: height - height % step, : width - width % step]
+    small = cv2.resize(small, (width // step, height // step), interpolation=cv2.INTER_AREA)
+    grey = small if small.ndim == 2 else cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
     paper = max(_paper(_sample(grey, 256)), 1.0)
     missing = np.maximum(1 - np.arange(256) / paper, 0)
-    # By a table of the 256 greys: arithmetic pixel by pixel takes longer than decoding the page.
+    # By a table of the 256 greys, faster than arithmetic pixel by pixel.
     darkness = np.where(missing < CLEAN, 0, 255 * missing).round().astype(np.uint8)
     cells = cv2.resize(
         cv2.LUT(grey, darkness), (INK_CELLS, INK_CELLS), interpolation=cv2.INTER_AREA
@@ -183,7 +191,10 @@ def _spread(values: np.ndarray) -> float:
 
 
 def _quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
-    """The value up to which `share` of the weights lies, (N,) each."""
-    order = np.argsort(values, kind="stable")
-    sums = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(sums, share * sums[-1])])
+    """The value up to which `share` of the weights lies, (N,) each.
+
+    Between the few distinct values, as the heights of letters are whole pixels of about LETTER.
+    """
+    distinct, which = np.unique(values, return_inverse=True)
+    sums = np.bincount(which, weights)
+    return float(np.interp(share * sums.sum(), np.cumsum(sums) - sums / 2, distinct))

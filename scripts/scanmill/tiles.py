@@ -10,6 +10,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from scanmill.outlines import trace
+
 Window = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max, pixels of the page image
 
 #: A box that ends this near an inner edge of its tile is cut by it; of the tile's side. On newspapers
@@ -22,8 +24,7 @@ AGREEMENT = 0.5
 #: A cut piece without its rest goes if this share of it lies in better detections.
 COVERED = 0.5
 
-#: Points of an outline, at most, and the cells, along either side of its box, on which it is traced.
-MAX_POLYGON_POINTS = 32
+#: The cells, along either side of its box, on which a united outline is traced.
 OUTLINE_CELLS = 256
 
 #: The sign of "outwards" for x_min, y_min, x_max, y_max.
@@ -241,7 +242,7 @@ def _stay(pieces: _Pieces, groups: list[list[int]], boxes: np.ndarray) -> np.nda
 
 
 def _polygon(pieces: _Pieces, decisive: list[int]) -> np.ndarray | None:
-    """The outline of an object: (2 P,) int32 with P <= MAX_POLYGON_POINTS, or None."""
+    """The outline of an object: (2 P,) int32, or None."""
     polygons = [pieces.polygons[i] for i in decisive if pieces.polygons[i] is not None]
     if len(polygons) < 2:
         return polygons[0] if polygons else None
@@ -256,16 +257,10 @@ def _united(polygons: Sequence[np.ndarray], box: np.ndarray) -> np.ndarray | Non
         cells = (polygon.reshape(-1, 2) - corner) / extent * (OUTLINE_CELLS - 1)
         # One by one: fillPoly leaves holes where outlines of one call overlap.
         cv2.fillPoly(grid, [np.rint(cells).astype(np.int32)], 1)
-    contours, _ = cv2.findContours(grid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    contour = max(contours, key=cv2.contourArea)
-    tolerance = 0.5
-    outline = cv2.approxPolyDP(contour, tolerance, closed=True)
-    while len(outline) > MAX_POLYGON_POINTS:
-        tolerance *= 1.3
-        outline = cv2.approxPolyDP(contour, tolerance, closed=True)
-    if len(outline) < 3:
+    outline = trace(grid)
+    if outline is None:
         return None
-    points = np.rint(corner + outline[:, 0] / (OUTLINE_CELLS - 1) * extent)
+    points = np.rint(corner + outline / (OUTLINE_CELLS - 1) * extent)
     return points.astype(np.int32).reshape(-1)
 
 

@@ -41,7 +41,7 @@ WORDS = [
 ]
 
 
-def text_page(x_height, shape=(1754, 1240), serif=True, margin=0.08, seed=0):
+def text_page(x_height, shape=(1754, 1240), margin=0.08, seed=0):
     """Lines of text, dark on light, whose x is about `x_height` pixels high, and the x's real height."""
     rng = np.random.default_rng(seed)
     # Of Pillow's own font, so that no font of the system is needed, an x has half the size.
@@ -99,8 +99,8 @@ def test_height_is_that_of_an_x(x_height, shape):
 
 
 def test_type_of_a_broadsheet_and_of_a_poster():
-    for x_height in (18, 100):
-        page, known = text_page(x_height, (6000, 4200))
+    for x_height, shape in ((18, (6000, 4200)), (100, (3508, 2480)), (60, (1754, 1240))):
+        page, known = text_page(x_height, shape)
         assert type_height(page) == pytest.approx(known, rel=0.12)
 
 
@@ -188,7 +188,7 @@ def test_noise_and_dithering_are_no_type():
     shape = (1754, 1240)
     uniform = rng.integers(0, 256, shape, dtype=np.uint8)
     salt = np.where(rng.random(shape) < 0.3, 0, 255).astype(np.uint8)
-    blotches = cv2.normalize(cv2.GaussianBlur(uniform, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX)
+    blotches = cv2.normalize(cv2.GaussianBlur(uniform, (0, 0), 1.5), None, 0, 255, cv2.NORM_MINMAX)
     dithered = Image.fromarray(blurs(shape, 20, 235)).convert("1").convert("L")
     for page in (uniform, salt, blotches, np.array(dithered), blurs(shape, 20, 235)):
         assert type_height(page) is None
@@ -230,6 +230,15 @@ def test_ink_is_darkness_relative_to_the_paper():
     assert np.array_equal(ink_by_cell(colour), ink)
 
 
+def test_ink_of_a_large_page_is_where_it_lies():
+    page = np.full((7103, 5311), 255, np.uint8)  # Neither side a multiple of anything near.
+    page[3551:, :2655] = 0
+    grid = cells(page)
+    assert grid[16:, :16].min() > 245
+    assert grid[:16].max() < 10
+    assert grid[:, 16:].max() < 10
+
+
 def test_ink_of_blank_and_of_black_pages():
     assert not ink_by_cell(np.full((320, 320), 120, np.uint8)).any()
     assert ink_by_cell(np.zeros((320, 320), np.uint8)).min() == 255
@@ -241,8 +250,8 @@ def test_ink_of_blank_and_of_black_pages():
 @pytest.mark.parametrize("kind", ["grey", "colour", "1-bit"])
 def test_ink_is_the_same_on_a_page_decoded_at_a_reduced_scale(factor, of_cell, of_page, kind):
     # Sides of whole blocks of 8 in each of the 32 cells, so that it is the same cells.
-    page, _ = text_page(12, (2048, 1536))
-    page[900:1300, 300:1000] = blurs((400, 700), 30, 230)
+    page, _ = text_page(20, (4096, 2560))
+    page[1900:2700, 600:2000] = blurs((800, 1400), 30, 230)
     if kind == "1-bit":
         page = np.where(page < 128, 0, 255).astype(np.uint8)
     if kind == "colour":

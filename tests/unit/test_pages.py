@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import scanmill
-from scanmill.pages import finish_document, flags, inputs_digest
+from scanmill.pages import SMALL_TYPE, finish_document, flags, inputs_digest
 from scanmill.store import StageStore
 from scanmill.tables import SCHEMA_VERSION, SCHEMAS, from_rows, read_metadata, read_table
 
@@ -207,9 +207,11 @@ def test_tables_do_not_tell_when_they_were_made(finished, tmp_path):
 
 def test_flags_are_sorted_names():
     note = "rendered at 50 dpi"
-    every = ["capped", "no_regions", "reduced_dpi"]
-    assert flags({"capped": True, "n_regions": 0, "message": note}) == every
-    assert flags({"capped": False, "n_regions": 1, "message": None}) == []
+    every = ["capped", "no_regions", "reduced_dpi", "small_type"]
+    page = {"capped": True, "n_regions": 0, "message": note, "type_height": SMALL_TYPE - 0.01}
+    assert flags(page) == every
+    page = {"capped": False, "n_regions": 1, "message": None, "type_height": SMALL_TYPE}
+    assert flags(page) == flags({**page, "type_height": None}) == []
 
 
 def test_what_is_to_know_of_an_image_stays_with_its_page(tmp_path):

@@ -379,6 +379,8 @@ def test_output_settings_of_each_stage(tmp_path):
     }
     assert output_settings(settings, "detection") == {
         "score_floor": 0.05,
+        "max_detections": 1000,
+        "tiles": None,
         "precision": "auto",
         "polygons": True,
     }

@@ -46,10 +46,10 @@ COLUMNS = {
     "images": f"{OUTCOME}, {IMAGE_COLUMNS}",
     "detections": DETECTION_COLUMNS,
     "detected_pages": f"{OUTCOME}, n_detections int32, capped bool, n_proposals int32, "
-    "precision string, device string, ink 1024 uint8",
+    "precision string, device string, type_height float, ink 1024 uint8",
     "regions": f"{DETECTION_COLUMNS}, region int32",
     "pages": f"{OUTCOME}, {IMAGE_COLUMNS}, n_detections int32, n_regions int32, capped bool, "
-    "flags list string",
+    "type_height float, flags list string",
     "crops": f"{CROP_COLUMNS}, path string",
     "crop_images": f"{CROP_COLUMNS}, image struct",
     "documents": "document string, path string, bytes int64, sha256 string, pages int32, "
@@ -381,7 +381,7 @@ def test_digests_are_the_same_everywhere():
 
 
 DETECTIONS_DIGEST = "801e7a5c1979424738c5d51fb5c75bbe16c9f4e7b9c2f3386ec24ef43852c65c"
-DETECTED_PAGES_DIGEST = "ce0b32f120dca297b1ab1116e7990316330062bb5b9197c6b9f8c2f61f889d90"
+DETECTED_PAGES_DIGEST = "8bcca09e2131fcaef801ae8cc7d3864cf6f8623982ea4d6da10761128cf1e63c"
 JSON_DIGEST = "4b12564ba8344d191c82cc500017c21887ae57ff2cd79203f3afc1500a4f50d5"
 
 

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from scanmill.tiles import MAX_POLYGON_POINTS, Detections, merge_tiles, tile_boxes
+from scanmill.outlines import MAX_POLYGON_POINTS
+from scanmill.tiles import Detections, merge_tiles, tile_boxes
 
 TEXT, TITLE, FIGURE = 0, 1, 2
 # A newspaper page at 600 dpi.
