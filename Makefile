@@ -23,8 +23,8 @@ STATE = $(shell .venv/bin/python -c "import os, scanmill as s; \
 DOCTOR_PYTHON = $(shell .venv/bin/python -c "" 2>/dev/null && echo .venv/bin/python || echo $(PYTHON))
 IN_ENV = . .venv/bin/activate &&
 
-.PHONY: help env demo test fuzz lint format doctor benchmark-rendering benchmark-reliability \
-	benchmark-memory test-bare-machine clean check-python broken
+.PHONY: help env demo test fuzz lint format doctor benchmark benchmark-rendering benchmark-reliability \
+	benchmark-memory benchmark-growth test-bare-machine clean check-python broken
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [TORCH=pypi|cpu|cu126] [DETECTRON2=pypi|installed]"
@@ -79,6 +79,9 @@ format: env  ## bring the code into shape
 doctor: check-python  ## say what this machine has, what is wrong, and the remedy
 	@$(DOCTOR_PYTHON) scripts/doctor.py
 
+benchmark: env  ## pages/s: DefaultPredictor, the bare model, Scanmill, the workflow [MODEL= BENCHMARK="--pages 300 ..."]
+	$(IN_ENV) python scripts/benchmark.py --model $(or $(MODEL),starter) --workflow $(BENCHMARK)
+
 benchmark-rendering: env demo/archive  ## page images beside pdf2image's, by kind of page [ARCHIVE=folder]
 	$(IN_ENV) python tests/benchmarks/rendering.py $(or $(ARCHIVE),demo/archive)
 
@@ -87,6 +90,9 @@ benchmark-reliability: env demo/archive  ## page images of broken PDFs, and what
 
 benchmark-memory: env  ## peak memory of every job over 500 pages, in one document and in 500 (15 minutes)
 	$(IN_ENV) python tests/benchmarks/memory.py
+
+benchmark-growth: env  ## memory of one detector over 5000 pages of 30 sizes (15 minutes) [PAGES=5000]
+	$(IN_ENV) python tests/benchmarks/growth.py --pages $(or $(PAGES),5000)
 
 test-bare-machine:  ## as root: both commands of the README in a bare Debian (30 minutes, 20 GB)
 	tests/bare_machine.sh

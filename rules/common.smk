@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 search_path = filter(None, [sys.path[0], os.environ.get("PYTHONPATH")])
 os.environ.update(PYTHONPATH=os.pathsep.join(search_path))
 
-from scanmill import archive, processors, regions, registry, settings, store
+from scanmill import archive, processors, regions, registry, settings, store, tiles
 from scanmill.errors import UserError
 
 
@@ -86,6 +86,7 @@ def model_digest():
     folder = model_folder()
     card = registry.read_card(folder)
     regions.check_settings(config["regions"], config["detection"]["score_floor"], card["classes"])
+    tiles.check_settings(config["detection"]["tiles"])
     regions.check_class_names("crops.classes", config["crops"]["classes"] or [], card["classes"])
     return store.file_digest(folder / registry.CARD)
 
@@ -94,6 +95,11 @@ def gpus_per_job():
     """1 where the detector will look for a GPU, 0 where it runs on the CPU."""
     device = config["detection"]["device"]
     return int(device == "cuda" or (device == "auto" and processors.nvidia_driver() is not None))
+
+
+def detection_threads():
+    """Where a GPU detects, it is the decoding of pages that takes processors."""
+    return 16 if gpus_per_job() else 4
 
 
 def shard_manifest(wildcards):

@@ -18,7 +18,7 @@ rule detect_layout:
         "benchmarks/detect_layout/{shard}.tsv"
     conda:
         "../envs/scanmill.yaml"
-    threads: 4
+    threads: detection_threads()
     resources:
         gpu=gpus_per_job(),
     params:

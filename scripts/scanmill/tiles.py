@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from scanmill.errors import UserError
 from scanmill.outlines import trace
 
 Window = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max, pixels of the page image
@@ -53,6 +54,16 @@ class _Pieces(NamedTuple):
     polygons: list[np.ndarray | None]
     tiles: np.ndarray  # (N,) int64: the number of the window each was found in
     cut: np.ndarray  # (N, 4) bool: whether each side lies at an inner edge of that window
+
+
+def check_settings(tiles: Mapping[str, int] | None) -> None:
+    """Raise UserError where `detection.tiles` cannot be obeyed."""
+    if tiles is not None and 2 * tiles["overlap"] > tiles["size"]:
+        raise UserError(
+            f"detection.tiles.overlap ({tiles['overlap']}) is more than half of detection.tiles.size "
+            f"({tiles['size']}): a place of the page would lie in more than two tiles of a row. A "
+            "quarter of the size is usual."
+        )
 
 
 # Cutting ------------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from scanmill.errors import UserError
 from scanmill.outlines import MAX_POLYGON_POINTS
-from scanmill.tiles import Detections, merge_tiles, tile_boxes
+from scanmill.tiles import Detections, check_settings, merge_tiles, tile_boxes
 
 TEXT, TITLE, FIGURE = 0, 1, 2
 # A newspaper page at 600 dpi.
@@ -548,3 +549,10 @@ def test_two_lines_have_no_outline():
         detections(((100, 800, 900, 1900), 0.8, TEXT, rectangle(500, 800, 500, 1900))),
     ]
     assert merge_tiles(windows, parts).polygons == [None]
+
+
+def test_overlap_of_more_than_half_a_tile_is_refused():
+    check_settings(None)
+    check_settings({"size": 1000, "overlap": 500})
+    with pytest.raises(UserError, match=r"overlap \(501\) is more than half .*size \(1000\)"):
+        check_settings({"size": 1000, "overlap": 501})
