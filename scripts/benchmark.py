@@ -64,7 +64,7 @@ DOCUMENT, DIFFERENT = 10, 20
 #: Standard deviation of a random model's objectness logits.
 OBJECTNESS = 3.0
 #: Pairs of proposal and class of a page above the score floor that it is calibrated to.
-CANDIDATES = 120
+CANDIDATES = 60
 
 
 # The archive --------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def random_model(name: str, folder: Path, options: list[str], pages: list[np.nda
     model = build_model(config).eval()
     side = config.INPUT.MIN_SIZE_TEST
     size = (side, round(side * 1.414))
-    small = [cv2.resize(page, size, interpolation=cv2.INTER_AREA) for page in pages[:2]]
+    small = [cv2.resize(page, size, interpolation=cv2.INTER_AREA) for page in pages]
     inputs = [{"image": torch.as_tensor(page.transpose(2, 0, 1).copy())} for page in small]
 
     for block in model.modules():
@@ -422,9 +422,11 @@ def benchmark(options: argparse.Namespace, temporary: Path) -> dict:
         detector = Detector(folder, settings, options.device, size)
         report |= {"device": detector.device_kind, "precision": detector.precision}
         if base is None:
-            some = paths[: options.default_pages]
-            loop = measure_default(default_predictor(detector, folder), some)
-            base = report["a_default_predictor"] = _first_then(loop, len(some), options.repeat)
+            some = paths[:: -(-len(paths) // options.default_pages)]
+            predictor = default_predictor(detector, folder)
+            measure_default(predictor, some[:2])()  # Warms up.
+            base = pages_per_second(measure_default(predictor, some), len(some), options.repeat)
+            report["a_default_predictor"] = base
             print(f"\n{options.model} on {report['device']}, {len(pages)} pages ({report['kind']})")
             print(f"{'':8}{'(a) DefaultPredictor, float32':44}{base:8.2f} pages/s", flush=True)
         report["runs"].append(_measure_batch_size(detector, documents, results, options, base))
@@ -438,17 +440,11 @@ def benchmark(options: argparse.Namespace, temporary: Path) -> dict:
 
 def _model_folder(options: argparse.Namespace, temporary: Path, paths: list[Path]) -> Path:
     if options.model.endswith(".yaml"):
-        pages = [cv2.imread(str(path)) for path in paths[:2]]
+        pages = [cv2.imread(str(path)) for path in paths[:: -(-len(paths) // 6)]]
         return random_model(options.model, temporary / "model", options.options, pages)
     if Path(options.model).is_dir():
         return Path(options.model)
     return find_model(options.model, [ROOT / "models"])
-
-
-def _first_then(loop: Callable, pages: int, repeat: int) -> float:
-    """Pages per second, after one run that warms up."""
-    loop()
-    return pages_per_second(loop, pages, repeat)
 
 
 def _measure_batch_size(
@@ -461,12 +457,14 @@ def _measure_batch_size(
     """(b), (c) and the stages at one batch size, printed."""
     pages = [page for each in documents.values() for page in each]
     dataset = detector.dataset(pages, results)
-    some = [dataset[index] for index in range(min(len(pages), max(16, 4 * detector.batch_size)))]
-    groups = batches(parts(some), detector.batch_size, detector.divisibility)
+    samples = [dataset[index] for index in range(len(pages))]
+    groups = batches(parts(samples), detector.batch_size, detector.divisibility)
     ready = [[part.pixels for part in group] for group in groups]
     if detector.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    forward = _first_then(measure_forward(detector, ready), len(some), options.repeat)
+    for _ in detector.detect(ready[:4]):  # Warms up.
+        pass
+    forward = pages_per_second(measure_forward(detector, ready), len(pages), options.repeat)
     loop = measure_engine(detector, documents, results, options.threads)
     use = GpuUse(detector.device)
     engine = pages_per_second(loop, len(pages), options.repeat)

@@ -6,6 +6,7 @@ trace outlines, and a thread writes finished documents, while the next batches r
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,8 @@ STAGE = "detections"
 BATCHES_BEHIND = 8
 #: Pages that each loader decodes ahead.
 PAGES_AHEAD = 8
+#: Loaders and tracers give way to the network, which on CPUs waits for the slower of its threads.
+NICE = 10
 
 
 class Work(NamedTuple):
@@ -88,7 +91,12 @@ def detect_documents(
             raise
 
 
+def _start_loader(_: int) -> None:
+    os.nice(NICE)
+
+
 def _start_tracer() -> None:
+    os.nice(NICE)
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # On Ctrl-C the parent ends it, and says so.
 
@@ -114,6 +122,7 @@ def _load(
         # Arrays through a pipe, not tensors in shared memory, of which containers have little, and whose
         # server tells of a parent that was stopped with a traceback.
         collate_fn=_unchanged,
+        worker_init_fn=_start_loader,
     )
     for sample in loader:
         if sample.problem:

@@ -1,5 +1,6 @@
 """A shard's pages, from page images to each document's record."""
 
+import errno
 import os
 
 import cv2
@@ -7,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from detecting import DEVICES, SETTINGS, copy_model, detect, draw_pages, pixels
+from detecting import DEVICES, SETTINGS, copy_model, detect, draw_pages, load, pixels
 
 from scanmill.detection import Work, detect_documents
 from scanmill.detector import Detector
@@ -147,3 +148,73 @@ def test_failed_page_is_an_outcome(small, images, tmp_path, monkeypatch):
         assert (row["status"], row["stage"], row["reason"]) == ("failed", "detections", "memory")
         assert row["n_detections"] is row["capped"] is row["n_proposals"] is None
         assert row["ink"]
+
+
+def test_large_pages_go_through_in_tiles(model, device, images, tmp_path):
+    """Each page as its own tiles give it, whatever else is in the batches."""
+    tiles = {"size": 600, "overlap": 200}
+    tiled = Detector(model, {**SETTINGS, "tiles": tiles}, device, 3)
+    table = store_pages(tmp_path, images)
+    found = run_shard(tiled, tmp_path, table)
+    for document, page, image in (("a.pdf", 1, 0), ("a.pdf", 3, 1), ("b.pdf", 1, 2)):
+        sample = load(tiled, images[image])
+        assert len(sample.windows) == 6
+        (each,) = tiled.detect([sample.pixels])
+        placed = [place(*one) for one in zip(each, sample.windows, strict=True)]
+        merged = merge_tiles(sample.windows, placed)
+        rows = [row for row in found[document][0].to_pylist() if row["page"] == page]
+        assert [row["score"] for row in rows] == merged.scores.tolist()
+        assert [row["y_max"] for row in rows] == merged.boxes[:, 3].tolist()
+        assert len(rows) < sum(len(one.scores) for one in placed)
+        outcome = next(r for r in found[document][1].to_pylist() if r["page"] == page)
+        assert outcome["n_detections"] == len(rows)
+        assert outcome["n_proposals"] == sum(one.n_proposals for one in each)
+
+
+def test_tile_that_fails_fails_its_page_alone(model, device, images, tmp_path, monkeypatch):
+    tiled = Detector(model, {**SETTINGS, "tiles": {"size": 600, "overlap": 200}}, device, 3)
+    network, calls = tiled.network, []
+
+    def spoilt(canvases, sizes):
+        found = network(canvases, sizes)
+        calls.append(len(sizes))
+        if len(calls) == 2:  # Tiles 4 to 6 of the first page.
+            found.finite[1] = False
+        return found
+
+    monkeypatch.setattr(tiled, "network", spoilt)
+    found = run_shard(tiled, tmp_path, store_pages(tmp_path, images))
+    outcomes = [row["status"] for tables in found.values() for row in tables[1].to_pylist()]
+    assert outcomes == ["failed", "ok", "ok"]
+    assert found["a.pdf"][1].to_pylist()[0]["reason"] == "detector"
+    assert {row["page"] for row in found["a.pdf"][0].to_pylist()} == {3}
+
+
+def test_box_of_a_tile_is_placed_on_the_page():
+    tile = TileDetections(
+        np.array([[10, 20, 30, 60], [-5, 0, 200, 50], [40, 5, 40, 9]], np.float32),
+        np.array([0.5, 0.9, 0.8], np.float32),
+        np.array([1, 0, 2], np.int32),
+        np.ones((3, 28, 28), np.float32),
+        (100, 50),
+        7,
+    )
+    placed = place(tile, (1000, 2000, 1100, 2400))
+    # Twice as wide, four times as high; cut at the tile's borders; what has no area goes.
+    assert placed.boxes.tolist() == [[1000, 2000, 1100, 2200], [1020, 2080, 1060, 2240]]
+    assert placed.class_ids.tolist() == [0, 1]
+    for box, polygon in zip(placed.boxes, placed.polygons, strict=True):
+        points = polygon.reshape(-1, 2)
+        assert (points.min(axis=0) <= box[:2] + 2).all()
+        assert (points.max(axis=0) >= box[2:] - 6).all()
+
+
+def test_disk_that_is_full_ends_the_job(small, images, tmp_path, monkeypatch):
+    """Though another thread writes."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(StageStore, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_shard(small, tmp_path, store_pages(tmp_path, images))
