@@ -10,13 +10,14 @@ import pytest
 import torch
 from detecting import DEVICES, SETTINGS, copy_model, detect, draw_pages, load, pixels
 
-from scanmill.detection import Work, detect_documents
-from scanmill.detector import Detector
+from scanmill.detection import Work, detect_documents, place
+from scanmill.detector import Detector, TileDetections
 from scanmill.errors import UserError
 from scanmill.preprocessing import pages_of
 from scanmill.progress import Progress
 from scanmill.store import StageStore, file_digest
 from scanmill.tables import SCHEMAS, from_rows
+from scanmill.tiles import merge_tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")
 
