@@ -88,12 +88,22 @@ def choose_device(setting: str) -> torch.device:
 
 
 def choose_precision(setting: str, device: torch.device) -> str:
-    """The precision that `detection.precision` stands for on a device."""
-    if setting != "auto":
-        return setting
-    if device.type == "cuda":
-        return "float16"
-    return "bfloat16" if has_bfloat16() else "float32"
+    """The precision that `detection.precision` stands for on a device; UserError where it has no such."""
+    if setting == "auto":
+        if device.type == "cuda":
+            return "float16"
+        return "bfloat16" if has_bfloat16() else "float32"
+    kernels = torch.ops.mkldnn
+    able = {
+        "bfloat16": kernels._is_mkldnn_bf16_supported,
+        "float16": kernels._is_mkldnn_fp16_supported,
+    }
+    if device.type == "cpu" and setting in able and not able[setting]():
+        raise UserError(
+            f"detection.precision is {setting}, which this processor ({cpu_model()}) has no "
+            "instructions for. Set it to auto or float32."
+        )
+    return setting
 
 
 def device_kind(device: torch.device) -> str:
@@ -193,7 +203,8 @@ class Detector:
         """CPU_PAGES, or on CUDA as many of CUDA_PAGES as a dry pass of the largest pages takes."""
         if self.device.type != "cuda":
             return CPU_PAGES
-        height, width = canvas(*sorted(self.sizes), self.divisibility)
+        shortest, longest = self.sizes
+        height, width = canvas(shortest or longest, longest, self.divisibility)
         pages = CUDA_PAGES
         page = np.zeros((1 if self.color == "grey" else 3, height, width), np.uint8)
         while pages > 1:

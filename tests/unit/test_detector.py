@@ -319,6 +319,19 @@ def test_precision_follows_the_device(monkeypatch):
     assert choose_precision("bfloat16", torch.device("cuda")) == "bfloat16"
 
 
+def test_precision_that_the_processor_does_not_have_is_refused(monkeypatch):
+    for name, kernel in (("bfloat16", "bf16"), ("float16", "fp16")):
+        for able in (False, True):
+            monkeypatch.setattr(
+                torch.ops.mkldnn, f"_is_mkldnn_{kernel}_supported", lambda able=able: able
+            )
+            if able:
+                assert choose_precision(name, torch.device("cpu")) == name
+            else:
+                with pytest.raises(UserError, match=rf"precision is {name}.*auto or float32"):
+                    choose_precision(name, torch.device("cpu"))
+
+
 # Devices ------------------------------------------------------------------------------------------
 
 
