@@ -24,7 +24,7 @@ DOCTOR_PYTHON = $(shell .venv/bin/python -c "" 2>/dev/null && echo .venv/bin/pyt
 IN_ENV = . .venv/bin/activate &&
 
 .PHONY: help env demo test fuzz lint format doctor benchmark benchmark-rendering benchmark-reliability \
-	benchmark-memory benchmark-growth test-bare-machine clean check-python broken
+	benchmark-memory benchmark-accuracy benchmark-growth test-bare-machine clean check-python broken
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [TORCH=pypi|cpu|cu126] [DETECTRON2=pypi|installed]"
@@ -90,6 +90,9 @@ benchmark-reliability: env demo/archive  ## page images of broken PDFs, and what
 
 benchmark-memory: env  ## peak memory of every job over 500 pages, in one document and in 500 (15 minutes)
 	$(IN_ENV) python tests/benchmarks/memory.py
+
+benchmark-accuracy: env  ## box AP of scaled decoding and of every precision over demo archives [SEEDS=3]
+	$(IN_ENV) python tests/benchmarks/accuracy.py --seeds $(or $(SEEDS),3)
 
 benchmark-growth: env  ## memory of one detector over 5000 pages of 30 sizes (15 minutes) [PAGES=5000]
 	$(IN_ENV) python tests/benchmarks/growth.py --pages $(or $(PAGES),5000)

@@ -88,7 +88,7 @@ def choose_device(setting: str) -> torch.device:
 
 
 def choose_precision(setting: str, device: torch.device) -> str:
-    """The precision that `detection.precision` stands for on a device; UserError where it has no such."""
+    """The precision that `detection.precision` stands for on a device, which must be able to."""
     if setting == "auto":
         if device.type == "cuda":
             return "float16"

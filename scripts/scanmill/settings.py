@@ -330,8 +330,8 @@ def _fit(value: object, schema: Mapping) -> object:
     block, items = _branch(schema, "object"), _branch(schema, "array").get("items")
     if isinstance(value, Mapping) and block:
         return {key: _fit(inner, _property(block, key) or {}) for key, inner in value.items()}
-    if value is None and "properties" in block:  # a block whose lines are all commented out
-        return {}
+    if value is None and "properties" in block and not _branch(schema, "null"):
+        return {}  # A block whose lines are all commented out.
     if isinstance(value, list) and items:
         return [_fit(item, items) for item in value]
     if isinstance(value, str) and not _is_valid(value, schema):
@@ -496,7 +496,10 @@ def _merge(base: Mapping, over: Mapping) -> dict:
 
 
 def _as_mapping(value: object) -> Mapping:
-    """A number for regions.min_score, alone in being a number or a mapping, is its `default`."""
+    """A number for regions.min_score, alone in being a number or a mapping, is its `default`; null, as
+    of detection.tiles, is an empty one."""
+    if value is None:
+        return {}
     return value if isinstance(value, Mapping) else {"default": value}
 
 

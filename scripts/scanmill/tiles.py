@@ -58,7 +58,15 @@ class _Pieces(NamedTuple):
 
 def check_settings(tiles: Mapping[str, int] | None) -> None:
     """Raise UserError where `detection.tiles` cannot be obeyed."""
-    if tiles is not None and 2 * tiles["overlap"] > tiles["size"]:
+    if tiles is None:
+        return
+    for name in ("size", "overlap"):
+        if name not in tiles:
+            raise UserError(
+                f"detection.tiles has no {name}. Give both, in pixels of the page image, such as "
+                "{size: 5000, overlap: 1200}, or null."
+            )
+    if 2 * tiles["overlap"] > tiles["size"]:
         raise UserError(
             f"detection.tiles.overlap ({tiles['overlap']}) is more than half of detection.tiles.size "
             f"({tiles['size']}): a place of the page would lie in more than two tiles of a row. A "

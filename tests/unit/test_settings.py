@@ -428,7 +428,9 @@ def test_schema_is_valid_and_the_resolved_defaults_fit_it(tmp_path):
 def test_schema_knows_the_keys_of_the_defaults_and_no_others():
     paths = {".".join(path) for path, _ in schema_blocks(SCHEMA)} - {""}
     blocks = {key.rpartition(".")[0] for key in leaves(DEFAULTS)} - {""}
-    assert paths == set(leaves(DEFAULTS)) | blocks
+    # A block that is null by default.
+    of_tiles = {"detection.tiles.size", "detection.tiles.overlap"}
+    assert paths == set(leaves(DEFAULTS)) | blocks | of_tiles
 
 
 def test_schema_is_closed_and_describes_every_key():
@@ -449,3 +451,30 @@ def test_readme_has_each_setting_with_its_default_and_kind():
     kinds = {key: f"output: {stage}" for stage, keys in OUTPUT_SETTINGS.items() for key in keys}
     kinds |= dict.fromkeys(INPUT_SETTINGS, "input") | dict.fromkeys(RUNNING_SETTINGS, "running")
     assert {key: kind for key, _, kind in rows} == kinds
+
+
+def test_settings_for_newspapers_are_settings(tmp_path):
+    newspapers = CONFIG / "newspapers.yaml"
+    settings = load(tmp_path, configfiles=[newspapers])
+    assert settings["detection"]["tiles"] == {"size": 5000, "overlap": 1200}
+    assert settings["regions"]["min_score"] == {"default": 0.3}
+    # As Snakemake delivers `--config 'detection={tiles: {size: 2500, overlap: 600}}'`.
+    tiles = {"size": "2500", "overlap": "600"}
+    settings = load(tmp_path, {"detection": {"tiles": tiles}}, configfiles=[newspapers])
+    assert settings["detection"]["tiles"] == {"size": 2500, "overlap": 600}
+    settings = load(tmp_path, {"detection": {"tiles": "null"}}, configfiles=[newspapers])
+    assert settings["detection"]["tiles"] is None
+
+
+@pytest.mark.parametrize(
+    "tiles",
+    [
+        {"size": "2500", "overlap": "600", "step": "1"},
+        {"size": "10", "overlap": "0"},
+        {"size": "large", "overlap": "0"},
+        "7",
+    ],
+)
+def test_tiles_that_are_none_are_refused(tmp_path, tiles):
+    with pytest.raises(UserError, match=r"detection\.tiles"):
+        load(tmp_path, {"detection": {"tiles": tiles}})

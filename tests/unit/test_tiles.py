@@ -556,3 +556,5 @@ def test_overlap_of_more_than_half_a_tile_is_refused():
     check_settings({"size": 1000, "overlap": 500})
     with pytest.raises(UserError, match=r"overlap \(501\) is more than half .*size \(1000\)"):
         check_settings({"size": 1000, "overlap": 501})
+    with pytest.raises(UserError, match="has no overlap"):
+        check_settings({"size": 1000})
