@@ -47,6 +47,8 @@ LAST_LAYERS = ("objectness_logits", "anchor_deltas", "cls_score", "bbox_pred", "
 #: RoIs of every layer of the heads on CUDA, filled up where there are fewer: cuDNN and cuBLAS choose
 #: their kernels by the number of inputs, and a page's last bits would tell of its neighbours.
 CUDA_ROIS = 256
+#: RoIs of every linear layer on the CPU, likewise.
+CPU_ROWS = 500
 
 #: Proposals that each region of a page should have (rule of thumb: Detectron2's 1000 for its 100
 #: detections). A page that has fewer is looked at again with more.
@@ -200,7 +202,7 @@ class SteadyLayers(TorchFunctionMode):
             if not x.numel():  # As on a page without proposals; beyond oneDNN.
                 return function(x, weight, *rest, **kwargs)
             if self.constant_rois:
-                return _in_parts(partial(function, **kwargs), x, weight, *rest)
+                return _in_parts(partial(function, **kwargs), CUDA_ROIS, x, weight, *rest)
             if not x.is_cuda and mkldnn.is_available():
                 return _ONEDNN[function](x, weight, *rest, **kwargs)
             return function(x, weight, *rest, **kwargs)
@@ -209,11 +211,11 @@ class SteadyLayers(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _in_parts(layer: Callable, x: torch.Tensor, *weights: object) -> torch.Tensor:
-    """A layer on CUDA_ROIS inputs at a time, the last ones filled up with zeros."""
+def _in_parts(layer: Callable, count: int, x: torch.Tensor, *weights: object) -> torch.Tensor:
+    """A layer on `count` inputs at a time, the last ones filled up with zeros."""
     parts = []
-    for part in x.split(CUDA_ROIS):
-        missing = [0, 0] * (x.ndim - 1) + [0, CUDA_ROIS - len(part)]
+    for part in x.split(count):
+        missing = [0, 0] * (x.ndim - 1) + [0, count - len(part)]
         full = functional.pad(part, missing) if missing[-1] else part
         parts.append(layer(full, *weights)[: len(part)])
     return torch.cat(parts)
@@ -243,9 +245,20 @@ def _convolve_transposed(x: torch.Tensor, *args: object, **kwargs: object) -> to
 def _multiply(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """As functional.linear: a convolution of 1 x 1 pixels."""
-    rows = x.reshape(-1, x.shape[-1])[:, :, None, None]
-    return _convolve(rows, weight[:, :, None, None], bias).reshape(*x.shape[:-1], -1)
+    """As functional.linear, of (R, C), CPU_ROWS at a time, as oneDNN chooses its kernels by their number.
+
+    In float32 as a convolution of a column of pixels.
+    """
+    if weight.dtype == torch.float32:
+        return _in_parts(_multiply_column, CPU_ROWS, x, weight, bias)
+    return _in_parts(functional.linear, CPU_ROWS, x, weight, bias)
+
+
+def _multiply_column(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    column = x.t()[None, :, :, None]
+    return _convolve(column, weight[:, :, None, None], bias)[0, :, :, 0].t()
 
 
 _ONEDNN = {

@@ -1,7 +1,7 @@
 """What speed costs: box AP over demo archives, of whole and scaled decoding, of every precision.
 
-`make benchmark-accuracy [SEEDS=3]`. Each seed is a demo archive of 60 pages whose regions are known. AP is
-COCO's, over 100 detections a page, of the shipped model.
+`make benchmark-accuracy [SEEDS=3]`. Each seed is a demo archive of 60 pages whose regions are known. AP
+is that of COCO, over 100 detections a page, of the shipped model.
 """
 
 import argparse
