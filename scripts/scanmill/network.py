@@ -245,7 +245,7 @@ def _convolve_transposed(x: torch.Tensor, *args: object, **kwargs: object) -> to
 def _multiply(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """As functional.linear, of (R, C), CPU_ROWS at a time, as oneDNN chooses its kernels by their number.
+    """As functional.linear, of (R, C), CPU_ROWS at a time: oneDNN chooses its kernels by their number.
 
     In float32 as a convolution of a column of pixels.
     """
