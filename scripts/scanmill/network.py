@@ -300,9 +300,10 @@ def predict_proposals(
         decoded = rpn.box2box_transform.apply_deltas(chosen, anchor.tensor[index.flatten()])
         boxes.append(decoded.view(*index.shape, 4))
         scores.append(best)
-    limits = (rpn.nms_thresh, pre_nms_topk, post_nms_topk, rpn.min_box_size)
     if together and pre_nms_topk <= MOST_CANDIDATES:
+        limits = (rpn.nms_thresh, post_nms_topk, rpn.min_box_size)
         return _find_proposals(boxes, scores, sizes, *limits)
+    limits = (rpn.nms_thresh, pre_nms_topk, post_nms_topk, rpn.min_box_size)
     return find_top_rpn_proposals(boxes, scores, sizes, *limits, training=False)
 
 
@@ -311,7 +312,6 @@ def _find_proposals(
     scores: list[torch.Tensor],
     sizes: list[tuple[int, int]],
     nms_thresh: float,
-    _pre_nms_topk: int,
     post_nms_topk: int,
     min_box_size: float,
 ) -> list[Instances]:
@@ -400,9 +400,8 @@ def suppress(
     over = over.triu_(1) & valid[:, :, None]
     if same is not None:
         over &= same
-    kind = (
-        torch.float16 if boxes.is_cuda else torch.float32
-    )  # Sums of zeros and ones: only > 0 counts.
+    # Of sums of zeros and ones, only whether they are zero counts.
+    kind = torch.float16 if boxes.is_cuda else torch.float32
     over = over.to(kind)
     keep = valid
     while True:

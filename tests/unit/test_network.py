@@ -246,9 +246,8 @@ def test_proposals_of_all_pages_together_are_those_of_each():
     scores[1][2, 7] = torch.nan
     boxes[2][0, 3, 2:] = boxes[2][0, 3, :2]
     sizes = [(150, 200), (200, 150), (90, 120)]
-    limits = (sizes, 0.7, 300, 100, 0.0)
-    mine = _find_proposals(boxes, scores, *limits)
-    theirs = find_top_rpn_proposals(boxes, scores, *limits, training=False)
+    mine = _find_proposals(boxes, scores, sizes, 0.7, 100, 0.0)
+    theirs = find_top_rpn_proposals(boxes, scores, sizes, 0.7, 300, 100, 0.0, training=False)
     for one, other in zip(mine, theirs, strict=True):
         assert one.image_size == other.image_size
         assert torch.equal(one.proposal_boxes.tensor, other.proposal_boxes.tensor)
