@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 search_path = filter(None, [sys.path[0], os.environ.get("PYTHONPATH")])
 os.environ.update(PYTHONPATH=os.pathsep.join(search_path))
 
-from scanmill import archive, processors, regions, registry, settings, store, tiles
+from scanmill import archive, model_folders, processors, regions, registry, settings, store, tiles
 from scanmill.errors import UserError
 
 
@@ -74,21 +74,25 @@ def lost_manifests(wildcards):
     return [path.stem for path in tables if not Path(f"results/shards/{path.stem}.tsv").exists()]
 
 
-def model_folder():
-    """Where the model in the setting `model` comes from."""
-    return registry.find_model(config["model"], [Path("models"), Path(workflow.basedir, "models")])
+@lru_cache
+def find_model():
+    """The model of the setting `model`: its folder, or its entry of the registry."""
+    folders = [Path("models"), registry.MODELS]
+    return registry.find_model(config["model"], folders, registry.own_registry())
 
 
 @lru_cache
 @user_errors
 def model_digest():
-    """A digest of the model's card, which names the digests of its files."""
-    folder = model_folder()
-    card = registry.read_card(folder)
-    regions.check_settings(config["regions"], config["detection"]["score_floor"], card["classes"])
+    """A digest of the model's card, which names the digests of its files, or of its registry entry."""
+    model = find_model()
+    classes = registry.model_classes(model)
+    regions.check_settings(config["regions"], config["detection"]["score_floor"], classes)
     tiles.check_settings(config["detection"]["tiles"])
-    regions.check_class_names("crops.classes", config["crops"]["classes"] or [], card["classes"])
-    return store.file_digest(folder / registry.CARD)
+    regions.check_class_names("crops.classes", config["crops"]["classes"] or [], classes)
+    if isinstance(model, registry.Entry):
+        return model.digest
+    return store.file_digest(model / model_folders.CARD)
 
 
 def gpus_per_job():

@@ -1,12 +1,15 @@
 # Models in use.
 #   results/models/{name}/model.json, config.yaml, model.safetensors
+#   models/downloads/{name}.pth    what was fetched, or put there by hand
 
 
 rule fetch_model:
+    # Updated: they stay while the model is made again, and if that fails. The card holds the digest of the
+    # weights that were fetched first.
     output:
-        card="results/models/{name}/model.json",
-        config="results/models/{name}/config.yaml",
-        weights="results/models/{name}/model.safetensors",
+        card=update("results/models/{name}/model.json"),
+        config=update("results/models/{name}/config.yaml"),
+        weights=update("results/models/{name}/model.safetensors"),
     log:
         "logs/fetch_model/{name}.log",
     benchmark:
@@ -17,7 +20,7 @@ rule fetch_model:
     params:
         card=model_digest(),
     message:
-        "Check the model {wildcards.name} and put it in place"
+        "Check the model {wildcards.name}, fetched if need be, and put it in place"
     script:
         "../scripts/fetch_model.py"
 

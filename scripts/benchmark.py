@@ -15,7 +15,6 @@ of an archive made for it (A4 at 300 dpi), or of yours (`--archive`), in one pro
 
 import argparse
 import contextlib
-import importlib.resources
 import json
 import os
 import resource
@@ -34,12 +33,12 @@ import numpy as np
 import pyarrow.dataset
 import yaml
 
-from scanmill.detector import Detector, convert_model
+from scanmill.detector import Detector
 
 # isort: split
 import safetensors.torch
 import torch
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
@@ -47,12 +46,16 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
 
 import scanmill
 from scanmill import detection as detection_module
+from scanmill.configs import load_config
+from scanmill.conversion import convert_model
 from scanmill.detection import Work, detect_documents, place_all
 from scanmill.errors import UserError
+from scanmill.fetching import fetch_model
+from scanmill.model_folders import WEIGHTS
 from scanmill.preprocessing import Page, batches, pages_of, parts
 from scanmill.processors import cpu_model
 from scanmill.progress import Progress
-from scanmill.registry import WEIGHTS, find_model
+from scanmill.registry import MODELS, find_model, own_registry
 from scanmill.settings import output_settings
 from scanmill.store import StageStore
 from scanmill.tables import by_document
@@ -106,16 +109,24 @@ def snakemake(target: str, run: Path, archive: Path, *config: str) -> float:
 
 
 def random_model(name: str, folder: Path, options: list[str], pages: list[np.ndarray]) -> Path:
-    """A model folder of a Detectron2 config with random weights of seed 0.
+    """A model folder of a Detectron2 config with random weights (`random_network`)."""
+    config = load_config(name, ["MODEL.ROI_HEADS.NUM_CLASSES", len(CLASSES), *options])
+    model = random_network(config, pages)
+    with tempfile.TemporaryDirectory() as temporary:
+        weights = Path(temporary, "model.pth")
+        torch.save({"model": model.state_dict()}, weights)
+        card = {"name": folder.name, "classes": CLASSES, "provenance": f"{name}, random"}
+        convert_model(weights, config, folder, card)
+    return folder
+
+
+def random_network(config: CfgNode, pages: list[np.ndarray]) -> torch.nn.Module:
+    """The model of a config with random weights of seed 0.
 
     So that its work is that of a trained one, its norms are those of the `pages` (BGR), objectness is
     spread, and the background's score is such that about CANDIDATES pairs of proposal and class of a
     page are above 0.05.
     """
-    config = get_cfg()
-    path = importlib.resources.files("detectron2") / "model_zoo" / "configs" / name
-    config.merge_from_file(str(path))
-    config.merge_from_list(["MODEL.ROI_HEADS.NUM_CLASSES", len(CLASSES), *options])
     config.MODEL.WEIGHTS, config.MODEL.DEVICE = "", "cpu"
     torch.manual_seed(0)
     model = build_model(config).eval()
@@ -154,19 +165,13 @@ def random_model(name: str, folder: Path, options: list[str], pages: list[np.nda
         low, high = 0.0, 40.0
         for _ in range(30):
             bias = (low + high) / 2
-            shifted = scores[0] + torch.tensor([0.0] * len(CLASSES) + [bias])
+            shifted = scores[0] + torch.tensor([0.0] * config.MODEL.ROI_HEADS.NUM_CLASSES + [bias])
             many = (shifted.softmax(1)[:, :-1] > 0.05).sum() > CANDIDATES * len(inputs)
             low, high = (bias, high) if many else (low, bias)
         predictor.cls_score.bias[-1] += high
     for hook in hooks:
         hook.remove()
-    with tempfile.TemporaryDirectory() as temporary:
-        weights, resolved = Path(temporary, "model.pth"), Path(temporary, "config.yaml")
-        torch.save({"model": model.state_dict()}, weights)
-        resolved.write_text(config.dump(), encoding="utf-8")
-        entries = {"name": folder.name, "classes": CLASSES, "provenance": f"{name}, random"}
-        convert_model(weights, resolved, folder, "config", entries)
-    return folder
+    return model
 
 
 def default_predictor(detector: Detector, folder: Path) -> DefaultPredictor:
@@ -280,7 +285,7 @@ def measure_forward(detector: Detector, ready: list[list[np.ndarray]]) -> Callab
     """(b): batches through the network and back, nothing else."""
 
     def loop() -> None:
-        for _ in detector.detect(ready):
+        for _ in detector.detect_batches(ready):
             pass
 
     return loop
@@ -329,7 +334,7 @@ def stage_times(
         masks=(model.roi_heads, "forward_with_given_boxes"),
         forward=(detector, "network"),
     ):
-        found = list(detector.detect([[part.pixels for part in group] for group in groups]))
+        found = list(detector.detect_batches([[part.pixels for part in group] for group in groups]))
     stages.seconds["heads"] -= stages.seconds.get("masks", 0)
     tiles = [
         (tile, samples[part.index].windows[part.tile])
@@ -338,7 +343,7 @@ def stage_times(
     ]
     placed = stages.timed("outlines", place_all)(tiles)
     kept = dict(enumerate(placed, start=1))
-    stages.timed("rows", detection_module._detections)("a", kept, detector.classes)
+    stages.timed("rows", detection_module.detections_table)("a", kept, detector.classes)
     return {name: round(1e3 * took / len(pages), 2) for name, took in stages.seconds.items()}
 
 
@@ -444,7 +449,11 @@ def _model_folder(options: argparse.Namespace, temporary: Path, paths: list[Path
         return random_model(options.model, temporary / "model", options.options, pages)
     if Path(options.model).is_dir():
         return Path(options.model)
-    return find_model(options.model, [ROOT / "models"])
+    found = find_model(options.model, [MODELS], own_registry())
+    if isinstance(found, Path):
+        return found
+    fetch_model(found, temporary / found.name)
+    return temporary / found.name
 
 
 def _measure_batch_size(
@@ -462,7 +471,7 @@ def _measure_batch_size(
     ready = [[part.pixels for part in group] for group in groups]
     if detector.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    for _ in detector.detect(ready[:4]):  # Warms up.
+    for _ in detector.detect_batches(ready[:4]):  # Warms up.
         pass
     forward = pages_per_second(measure_forward(detector, ready), len(pages), options.repeat)
     loop = measure_engine(detector, documents, results, options.threads)

@@ -1,38 +1,56 @@
-"""Make a model folder from a Detectron2 checkpoint (.pth) and the config it was trained with."""
+"""Make a model folder from a Detectron2 checkpoint and the config it was trained with."""
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 
-from scanmill.detector import convert_model
-from scanmill.errors import UserError
-from scanmill.registry import COLORS
+from scanmill.maintenance import run_tool
+from scanmill.model_folders import COLORS
+from scanmill.store import file_digest
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--weights", type=Path, required=True, help="the checkpoint, model_final.pth"
+        "--weights", type=Path, required=True, help="the checkpoint: .pth, .pkl, .safetensors"
     )
-    parser.add_argument("--config-file", type=Path, required=True, help="its Detectron2 config")
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        help="its config: a file, or the name of one of Detectron2's",
+    )
     parser.add_argument("--output", type=Path, required=True, help="the model folder to make")
     parser.add_argument(
         "--classes", nargs="+", required=True, help="class names in order of their ids"
     )
     parser.add_argument("--color", choices=COLORS, default="config", help="grey: pages in grey")
+    parser.add_argument("--half", action="store_true", help="store matrices in float16")
     parser.add_argument(
         "--card", type=Path, help="JSON of further entries: licence, provenance, ..."
     )
-    options = parser.parse_args()
-    entries = json.loads(options.card.read_text(encoding="utf-8")) if options.card else {}
-    entries = {"name": options.output.name, "classes": options.classes, **entries}
-    try:
-        convert_model(options.weights, options.config_file, options.output, options.color, entries)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    print(f"wrote {options.output}")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="overrides of the config")
+    return parser.parse_intermixed_args()
+
+
+def main() -> int:
+    given = parse()
+    logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr)
+    if given.output.exists():
+        print(f"error: {given.output} is there already. Remove it first.", file=sys.stderr)
+        return 1
+    from scanmill.configs import load_config  # torch takes seconds.
+    from scanmill.conversion import convert_model
+
+    card = json.loads(given.card.read_text(encoding="utf-8")) if given.card else {}
+    origin = {"weights": given.weights.name, "weights_sha256": file_digest(given.weights)}
+    card = {"provenance": origin, "name": given.output.name, "classes": given.classes, **card}
+    config = load_config(given.config_file, given.overrides)
+    convert_model(given.weights, config, given.output, card, given.color, given.half)
+    print(f"wrote {given.output}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_tool(main))

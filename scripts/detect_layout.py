@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from scanmill.model_folders import model_digest, read_card
 from scanmill.preprocessing import pages_of
 from scanmill.progress import Progress, job, logger
-from scanmill.registry import model_digest, read_card
 from scanmill.store import StageStore, stage_lock, write_dataset
 from scanmill.tables import by_document, read_table
 

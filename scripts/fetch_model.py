@@ -1,17 +1,23 @@
-"""Rule fetch_model: check a model folder and put it in place."""
+"""Rule fetch_model: check a model folder, or fetch a model of the registry, and put it in place."""
 
 from pathlib import Path
 
+from scanmill.model_folders import install_model
 from scanmill.progress import job, logger
-from scanmill.registry import find_model, install_model
+from scanmill.registry import MODELS, find_model, own_registry
 
 
 def main(snakemake) -> None:  # noqa: ANN001
     with job(snakemake.log[0]):
-        own = Path(snakemake.scriptdir).parent / "models"
-        source = find_model(snakemake.wildcards.name, [Path("models"), own])
-        install_model(source, Path(snakemake.output.card).parent)
-        logger.info("model %s is in place", snakemake.wildcards.name)
+        name, target = snakemake.wildcards.name, Path(snakemake.output.card).parent
+        found = find_model(name, [Path("models"), MODELS], own_registry())
+        if isinstance(found, Path):
+            install_model(found, target)
+            logger.info("model %s is in place", name)
+        else:
+            from scanmill.fetching import fetch_model  # torch takes seconds.
+
+            fetch_model(found, target)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A shard's documents: page images in, each document's record of detections out.
+"""Pages through a detector: loader processes decode and resize them ahead; the detector takes them in
+batches; other processes trace outlines, and a thread takes finished pages, while the next batches run.
 
-Loader processes decode and resize pages ahead; the detector takes them in batches; other processes
-trace outlines, and a thread writes finished documents, while the next batches run.
+Of a shard's documents each gets its record.
 """
 
 from __future__ import annotations
@@ -9,27 +9,29 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from scanmill.detector import Detector, TileDetections
 from scanmill.outlines import mask_polygon
-from scanmill.preprocessing import Page, Part, Sample, Window, batches, parts
+from scanmill.preprocessing import Page, PageDataset, Part, Sample, Window, batches, parts
 from scanmill.progress import Progress
 from scanmill.store import Fingerprint, StageStore, page_image_error
 from scanmill.tables import SCHEMAS, failed, from_rows
-from scanmill.tiles import Detections, merge_tiles
+from scanmill.tiles import Detections, TileDetections, merge_tiles
 from scanmill.workers import die_with_parent
 
 # isort: split
 from torch import set_num_threads
 from torch.utils.data import DataLoader
+
+if TYPE_CHECKING:
+    from scanmill.detector import Detector
 
 STAGE = "detections"
 
@@ -41,54 +43,108 @@ PAGES_AHEAD = 8
 NICE = 10
 
 
-class Work(NamedTuple):
-    """A document to detect on."""
+class FoundPage(NamedTuple):
+    """What was found on one page."""
 
-    document: str
-    pages: list[Page]
-    wanted: Fingerprint
+    sample: Sample
+    """The page as it went in, without its pixels."""
+    tiles: list[TileDetections]
+    """As they came from the network, without masks."""
+    detections: Detections
+    """On the page, best first."""
 
 
-def detect_documents(
+def detect_pages(
     detector: Detector,
-    documents: Sequence[Work],
-    store: StageStore,
+    dataset: PageDataset,
     threads: int,
-    progress: Progress,
+    take: Callable[[FoundPage], None],
+    unusable: Callable[[Sample], None],
 ) -> None:
-    """Detect on all pages of `documents`, in batches across them; each is recorded once it is done."""
+    """Detect on all pages of `dataset`, in batches.
+
+    Each page that is done is handed to `take`, in a thread of its own and in no certain order; a sample
+    that has a `problem` instead of pixels to `unusable`.
+    """
     set_num_threads(threads)
     on_gpu = detector.device.type == "cuda"
     loaders, tracers = (max(1, threads - 2), 2) if on_gpu else (max(1, threads // 4), 1)
-    recorder = _Recorder(detector, documents, store, progress)
-    pages = [page for work in documents for page in work.pages]
+    whole = _WholePages(take)
     behind: deque[Future] = deque()
     sent: deque[list[Part]] = deque()
 
     def pixels() -> Iterator[list[np.ndarray]]:
-        loaded = map(recorder.expect, _load(detector, pages, store, loaders))
+        loaded = map(whole.expect, _load(dataset, loaders, unusable))
         for batch in batches(parts(loaded), detector.batch_size, detector.divisibility):
             sent.append(batch)
             yield [part.pixels for part in batch]
 
     outlining = ProcessPoolExecutor(tracers, get_context("fork"), _start_tracer)
-    with outlining, ThreadPoolExecutor(1) as writing:
+    with outlining, ThreadPoolExecutor(1) as taking:
         try:
-            for found in detector.detect(pixels()):
+            for found in detector.detect_batches(pixels()):
                 batch = sent.popleft()
                 placed = outlining.submit(
-                    place_all, [(f, recorder.window(p)) for f, p in zip(found, batch, strict=True)]
+                    place_all, [(f, whole.window(p)) for f, p in zip(found, batch, strict=True)]
                 )
                 bare = [each._replace(masks=None) for each in found]
-                behind.append(writing.submit(recorder.add, batch, bare, placed))
+                behind.append(taking.submit(whole.add, batch, bare, placed))
                 while len(behind) > BATCHES_BEHIND or (behind and behind[0].done()):
                     behind.popleft().result()
             for each in behind:
                 each.result()
         except BaseException:
             outlining.shutdown(wait=False, cancel_futures=True)
-            writing.shutdown(wait=False, cancel_futures=True)
+            taking.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+class _WholePages:
+    """Puts tiles together to pages."""
+
+    def __init__(self, take: Callable[[FoundPage], None]) -> None:
+        self.take = take
+        self.samples: dict[int, Sample] = {}
+        self.tiles: dict[int, dict[int, tuple[TileDetections, Detections]]] = {}
+
+    def expect(self, sample: Sample) -> Sample:
+        """Remember a page that goes to the detector, without its pixels."""
+        self.samples[sample.index] = sample._replace(pixels=[None] * len(sample.pixels))
+        return sample
+
+    def window(self, part: Part) -> Window:
+        """Where a tile lies on its page image."""
+        return self.samples[part.index].windows[part.tile]
+
+    def add(self, batch: Sequence[Part], found: Sequence[TileDetections], placed: Future) -> None:
+        """Take what was found on the tiles of a batch, once it is in its place."""
+        for part, tile, detections in zip(batch, found, placed.result(), strict=True):
+            mine = self.tiles.setdefault(part.index, {})
+            mine[part.tile] = (tile, detections)
+            if len(mine) == len(self.samples[part.index].windows):
+                self._finish(part.index)
+
+    def _finish(self, index: int) -> None:
+        sample, mine = self.samples.pop(index), self.tiles.pop(index)
+        tiles, placed = zip(*(mine[tile] for tile in sorted(mine)), strict=True)
+        self.take(FoundPage(sample, list(tiles), merge_tiles(sample.windows, placed)))
+
+
+def page_outcome(detector: Detector, found: FoundPage) -> dict[str, Any]:
+    """The columns of `detected_pages` that say how a page came out."""
+    problem = next((tile.problem for tile in found.tiles if tile.problem), None)
+    if problem:
+        return failed(STAGE, *problem)
+    return {
+        "status": "ok",
+        "n_detections": len(found.detections.scores),
+        "capped": any(map(detector.capped, found.tiles)),
+        "n_proposals": sum(tile.n_proposals for tile in found.tiles),
+        "type_height": found.sample.type_height,
+    }
+
+
+# Loading ------------------------------------------------------------------------------------------
 
 
 def _start_loader(_: int) -> None:
@@ -101,19 +157,16 @@ def _start_tracer() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # On Ctrl-C the parent ends it, and says so.
 
 
-# Loading ------------------------------------------------------------------------------------------
-
-
 def _unchanged(sample: Sample) -> Sample:
     return sample
 
 
 def _load(
-    detector: Detector, pages: Sequence[Page], store: StageStore, loaders: int
+    dataset: PageDataset, loaders: int, unusable: Callable[[Sample], None]
 ) -> Iterator[Sample]:
     """The pages in order, decoded ahead by loader processes."""
     loader = DataLoader(
-        detector.dataset(pages, store.results),
+        dataset,
         batch_size=None,
         num_workers=loaders,
         prefetch_factor=PAGES_AHEAD,
@@ -126,10 +179,9 @@ def _load(
     )
     for sample in loader:
         if sample.problem:
-            page = pages[sample.index]
-            path = store.results / page.image
-            raise page_image_error(path, page.document, page.page, sample.problem, Path.cwd())
-        yield sample
+            unusable(sample)
+        else:
+            yield sample
 
 
 # Placing ------------------------------------------------------------------------------------------
@@ -160,11 +212,32 @@ def place_all(tiles: Sequence[tuple[TileDetections, Window]]) -> list[Detections
     return [place(found, window) for found, window in tiles]
 
 
-# Recording ----------------------------------------------------------------------------------------
+# Documents ----------------------------------------------------------------------------------------
+
+
+class Work(NamedTuple):
+    """A document to detect on."""
+
+    document: str
+    pages: list[Page]
+    wanted: Fingerprint
+
+
+def detect_documents(
+    detector: Detector,
+    documents: Sequence[Work],
+    store: StageStore,
+    threads: int,
+    progress: Progress,
+) -> None:
+    """Detect on all pages of `documents`, in batches across them; each is recorded once it is done."""
+    recorder = _Recorder(detector, documents, store, progress)
+    dataset = detector.dataset([page for _, page in recorder.owners], store.results)
+    detect_pages(detector, dataset, threads, recorder.take, recorder.miss)
 
 
 class _Recorder:
-    """Puts tiles together to pages, and pages to documents, and writes a document once it is whole."""
+    """Puts pages together to documents, and writes a document once it is whole."""
 
     def __init__(
         self,
@@ -176,63 +249,34 @@ class _Recorder:
         self.detector, self.store, self.progress = detector, store, progress
         self.owners = [(work, page) for work in documents for page in work.pages]
         self.left = {work.document: len(work.pages) for work in documents}
-        self.samples: dict[int, Sample] = {}
-        self.tiles: dict[int, dict[int, tuple[TileDetections, Detections]]] = {}
         self.outcomes: dict[str, dict[int, dict[str, Any]]] = {}
         self.detections: dict[str, dict[int, Detections]] = {}
         for work in documents:
             if not work.pages:
                 self._write(work)
 
-    def expect(self, sample: Sample) -> Sample:
-        """Remember a page that goes to the detector, without its pixels."""
-        self.samples[sample.index] = sample._replace(pixels=[None] * len(sample.pixels))
-        return sample
+    def miss(self, sample: Sample) -> None:
+        """Stop: a page image is not as another stage made it."""
+        _, page = self.owners[sample.index]
+        path = self.store.results / page.image
+        raise page_image_error(path, page.document, page.page, sample.problem, Path.cwd())
 
-    def window(self, part: Part) -> Window:
-        """Where a tile lies on its page image."""
-        return self.samples[part.index].windows[part.tile]
-
-    def add(self, batch: Sequence[Part], found: Sequence[TileDetections], placed: Future) -> None:
-        """Take what was found on the tiles of a batch, once it is in its place."""
-        for part, tile, detections in zip(batch, found, placed.result(), strict=True):
-            mine = self.tiles.setdefault(part.index, {})
-            mine[part.tile] = (tile, detections)
-            if len(mine) == len(self.samples[part.index].windows):
-                self._finish_page(part.index)
-
-    def _finish_page(self, index: int) -> None:
-        sample, mine = self.samples.pop(index), self.tiles.pop(index)
-        tiles, placed = zip(*(mine[tile] for tile in sorted(mine)), strict=True)
-        work, page = self.owners[index]
-        merged = merge_tiles(sample.windows, placed)
+    def take(self, found: FoundPage) -> None:
+        """Note what was found on a page, and write its document if it was the last."""
+        work, page = self.owners[found.sample.index]
         self.outcomes.setdefault(work.document, {})[page.page] = {
             "document": work.document,
             "page": page.page,
             "precision": self.detector.precision,
             "device": self.detector.device_kind,
-            "ink": sample.ink,
-            **self._outcome(sample, tiles, merged),
+            "ink": found.sample.ink,
+            **page_outcome(self.detector, found),
         }
-        self.detections.setdefault(work.document, {})[page.page] = merged
+        self.detections.setdefault(work.document, {})[page.page] = found.detections
         self.left[work.document] -= 1
         self.progress.page()
         if not self.left[work.document]:
             self._write(work)
-
-    def _outcome(
-        self, sample: Sample, tiles: Sequence[TileDetections], merged: Detections
-    ) -> dict[str, Any]:
-        problem = next((tile.problem for tile in tiles if tile.problem), None)
-        if problem:
-            return failed(STAGE, *problem)
-        return {
-            "status": "ok",
-            "n_detections": len(merged.scores),
-            "capped": any(map(self.detector.capped, tiles)),
-            "n_proposals": sum(tile.n_proposals for tile in tiles),
-            "type_height": sample.type_height,
-        }
 
     def _write(self, work: Work) -> None:
         """Write a document's record."""
@@ -241,7 +285,7 @@ class _Recorder:
         rows = [outcomes[page] for page in sorted(outcomes)]
         kept = {row["page"]: found[row["page"]] for row in rows if row["status"] == "ok"}
         tables = {
-            "detections": _detections(work.document, kept, self.detector.classes),
+            "detections": detections_table(work.document, kept, self.detector.classes),
             "detected_pages": from_rows("detected_pages", rows),
         }
         with self.store.replace(work.document, work.wanted) as draft:
@@ -250,7 +294,9 @@ class _Recorder:
         self.progress.document(work.document, "computed", len(work.pages))
 
 
-def _detections(document: str, found: dict[int, Detections], classes: Sequence[str]) -> pa.Table:
+def detections_table(
+    document: str, found: dict[int, Detections], classes: Sequence[str]
+) -> pa.Table:
     """Rows of `detections` of a document, from what was found on each of its pages."""
     names = ("page", "detection", "class_id", "score", "x_min", "y_min", "x_max", "y_max")
     columns: dict[str, list[Any]] = {name: [] for name in names}

@@ -1,8 +1,17 @@
-"""A model of a model folder on batches of page images. It and what it imports know Detectron2."""
+"""A model on page images: on batches of them for the workflow, on files for everybody else.
+
+    model = scanmill.detector.load("starter")
+    regions = model.detect(["page1.jpg", "page2.jpg"])
+    regions.to_pandas()
+
+It and what it imports know Detectron2.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,15 +30,30 @@ from scanmill.network import (  # Before torch: see there.
 )
 
 # isort: split
+import pyarrow as pa
 import safetensors.torch
 import torch
-from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import build_model
+from detectron2.config import CfgNode
 
-from scanmill.preprocessing import Page, PageDataset, canvas
+from scanmill import regions
+from scanmill.configs import load_config, resolve
+from scanmill.conversion import check_initial_weights, convert_model
+from scanmill.detection import FoundPage, detect_pages, detections_table, page_outcome
+from scanmill.fetching import fetch_model
+from scanmill.model_folders import (
+    CARD,
+    CONFIG,
+    WEIGHTS,
+    check_model,
+    is_backbone,
+    read_config,
+)
+from scanmill.preprocessing import FileDataset, Page, PageDataset, Sample, canvas
 from scanmill.processors import cpu_model, has_bfloat16, lock_gpu, nvidia_driver
 from scanmill.progress import logger
-from scanmill.registry import CONFIG, WEIGHTS, check_model, read_config, write_card
+from scanmill.registry import MODELS, Entry, find_model, model_classes, own_registry
+from scanmill.tables import SCHEMAS
+from scanmill.tiles import TileDetections
 
 #: Pages of a pass on CUDA, where they fit: more gain nothing once the GPU is busy.
 CUDA_PAGES = 8
@@ -41,24 +65,6 @@ ROI_HEADS = ("StandardROIHeads", "Res5ROIHeads")
 
 #: Where memory is so short, cuDNN and cuBLAS fail in ways of their own.
 SHORT_OF_MEMORY = 512 << 20
-
-
-class TileDetections(NamedTuple):
-    """What the network finds on one tile, in pixels of the resized tile, as it came."""
-
-    boxes: np.ndarray
-    """(N, 4) float32 x_min, y_min, x_max, y_max."""
-    scores: np.ndarray
-    """(N,) float32."""
-    class_ids: np.ndarray
-    """(N,) int32."""
-    masks: np.ndarray | None
-    """(N, M, M) float32 probabilities over the boxes, or None."""
-    shape: tuple[int, int]
-    """(height, width) of the resized tile."""
-    n_proposals: int
-    problem: tuple[str, str] | None = None
-    """(reason, message) where the tile failed."""
 
 
 # Devices ------------------------------------------------------------------------------------------
@@ -163,17 +169,27 @@ class Detector:
         settings: Mapping[str, Any],
         device: str = "auto",
         batch_size: int | str = "auto",
+        overrides: Sequence[object] = (),
     ) -> None:
-        """Check and load the model folder; `settings` are the output settings of `detection`."""
+        """Check and load the model folder; `settings` are the output settings of `detection`.
+
+        `overrides` is KEY VALUE ..., laid over the folder's config and the settings.
+        """
         self.card = check_model(folder)
+        if is_backbone(self.card):
+            raise UserError(
+                f"{folder} is a backbone, which detectors are trained from: it finds nothing by itself."
+            )
         self.classes: list[str] = self.card["classes"]
         self.device = choose_device(device)
         self.device_kind = device_kind(self.device)
         self.precision = choose_precision(settings["precision"], self.device)
         self.polygons: bool = settings["polygons"]
         self.tiles: Mapping[str, int] | None = settings["tiles"]
-        self.max_detections: int = settings["max_detections"]
-        self.config = _config(folder / CONFIG, settings)
+        self.config = _config(folder / CONFIG, settings, overrides)
+        #: Whether SCORE_THRESH_TEST was asked for.
+        self.own_threshold = _THRESHOLD in overrides[0::2]
+        self.max_detections: int = self.config.TEST.DETECTIONS_PER_IMAGE
         self.config.MODEL.DEVICE = str(self.device)
         color = self.config.INPUT.FORMAT if self.card["color"] == "config" else "grey"
         if color not in ("grey", "BGR", "RGB"):
@@ -221,7 +237,9 @@ class Detector:
         """The pages as this model takes them."""
         return PageDataset(pages, results, self.color, self.sizes, self.tiles)
 
-    def detect(self, batches: Iterable[Sequence[np.ndarray]]) -> Iterator[list[TileDetections]]:
+    def detect_batches(
+        self, batches: Iterable[Sequence[np.ndarray]]
+    ) -> Iterator[list[TileDetections]]:
         """Detect on batches of (C, H, W) uint8, of one canvas each; what they hold, in their order.
 
         On CUDA a batch is computed while the one before is copied back. Out of memory, a pass is halved;
@@ -325,21 +343,74 @@ class Detector:
         few = found.n_proposals < PROPOSALS_PER_REGION * sure
         return len(found.scores) >= self.max_detections or few
 
+    def detect(
+        self,
+        paths: Sequence[str | Path] | str | Path,
+        min_score: float | None = None,
+    ) -> pa.Table:
+        """The regions of image files (JPEG, PNG, TIFF, JPEG 2000), one row each, file by file in reading
+        order: the columns of the table `regions`, with the path as `document`.
+
+        `min_score` is the lowest score, by default 0.5. Raises UserError for a file that is no image.
+        """
+        found = list(self.detect_files(paths, min_score))
+        failed = [each for each in found if each.status != "ok"]
+        if failed:
+            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+            raise UserError(f"{failed[0].path}: {failed[0].message}{more}.")
+        tables = [each.regions for each in found] or [SCHEMAS["regions"].empty_table()]
+        about = {"scanmill.model": self.card["name"], "scanmill.classes": ", ".join(self.classes)}
+        return pa.concat_tables(tables).replace_schema_metadata(about)
+
+    def detect_files(
+        self,
+        paths: Sequence[str | Path] | str | Path,
+        min_score: float | None = None,
+    ) -> list[ImageRegions]:
+        """What is on each of the image files, in their order; also of those that fail."""
+        names = [os.fspath(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
+        if min_score is None:
+            floor = self.config.MODEL.ROI_HEADS.SCORE_THRESH_TEST
+            min_score = floor if self.own_threshold else MIN_SCORE
+        settings = {
+            "classes": None,
+            "min_score": min_score,
+            "duplicate_iou": 0.7,
+            "reading_order": "columns",
+        }
+        outcomes: dict[int, ImageRegions] = {}
+
+        def take(found: FoundPage) -> None:
+            name = names[found.sample.index]
+            width, height = np.max(found.sample.windows, axis=0)[2:].tolist()
+            outcome = page_outcome(self, found)
+            if outcome["status"] != "ok":
+                outcomes[found.sample.index] = _failed(name, outcome["message"])
+                return
+            table = detections_table(name, {1: found.detections}, self.classes)
+            table = regions.select_regions(table, width, height, settings)
+            outcomes[found.sample.index] = ImageRegions(name, "ok", "", width, height, table)
+
+        def miss(sample: Sample) -> None:
+            outcomes[sample.index] = _failed(names[sample.index], sample.problem)
+
+        dataset = FileDataset(names, self.color, self.sizes, self.tiles)
+        detect_pages(self, dataset, len(os.sched_getaffinity(0)), take, miss)
+        return [outcomes[index] for index in range(len(names))]
+
 
 def _nothing(shape: tuple[int, int], problem: tuple[str, str]) -> TileDetections:
     empty = np.zeros((0, 4), np.float32)
     return TileDetections(empty, empty[:, 0], np.zeros(0, np.int32), None, shape, 0, problem)
 
 
-def _config(path: Path, settings: Mapping[str, Any]) -> CfgNode:
-    """A model folder's config on Detectron2's defaults, its cap as `detection.max_detections` says."""
-    config = get_cfg()
-    try:
-        config.merge_from_other_cfg(CfgNode(read_config(path)))
-    except (KeyError, ValueError, AssertionError) as error:
-        raise UserError(
-            f"{path} is no config of this detectron2: {error}. Was it made with another release?"
-        ) from None
+def _config(path: Path, settings: Mapping[str, Any], overrides: Sequence[object]) -> CfgNode:
+    """A model folder's config on Detectron2's defaults, with the floor and cap of the settings."""
+    mine = [
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", float(settings["score_floor"])),
+        *("TEST.DETECTIONS_PER_IMAGE", settings["max_detections"]),
+    ]
+    config = resolve(read_config(path), [*mine, *overrides], str(path))
     parts = (
         config.MODEL.META_ARCHITECTURE,
         config.MODEL.PROPOSAL_GENERATOR.NAME,
@@ -351,33 +422,120 @@ def _config(path: Path, settings: Mapping[str, Any]) -> CfgNode:
             f"GeneralizedRCNN with RPN and {' or '.join(ROI_HEADS)}."
         )
     config.MODEL.WEIGHTS = ""
-    config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = float(settings["score_floor"])
-    config.TEST.DETECTIONS_PER_IMAGE = settings["max_detections"]
     return config
 
 
-def convert_model(
-    weights: Path, config: Path, target: Path, color: str, entries: Mapping[str, Any]
-) -> None:
-    """Make the model folder `target` from a Detectron2 checkpoint (.pth) and its config.
+# Files --------------------------------------------------------------------------------------------
 
-    Matrices are stored in float16, the rest as it is; `entries` go into model.json (name, classes,
-    licence, provenance).
+#: Where a model is looked for by its name, from the directory that Python runs in.
+FOLDERS = (Path("models"), Path("results/models"), MODELS)
+
+#: The keys of Detectron2 that stand for arguments here.
+_THRESHOLD = "MODEL.ROI_HEADS.SCORE_THRESH_TEST"
+
+#: Lowest score of a region, where nothing else is said: `regions.min_score` of the workflow.
+MIN_SCORE = 0.5
+
+
+class ImageRegions(NamedTuple):
+    """What was found on an image file."""
+
+    path: str
+    status: str
+    """`ok` or `failed`."""
+    message: str
+    """Why it failed."""
+    width: int
+    height: int
+    """Pixels of the upright image; 0 where it failed."""
+    regions: pa.Table
+    """As `regions`, with the path as document; without rows where it failed."""
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    config_file: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    overrides: Sequence[object] = (),
+    device: str = "auto",
+    precision: str = "auto",
+    tiles: Mapping[str, int] | None = None,
+) -> Detector:
+    """A detector that is ready.
+
+    `model` is a model folder, or the name of one in FOLDERS, or of the registry, from which it is
+    fetched into models/ of the current directory. Those who come from Detectron2 give `config_file` in
+    its place, and the checkpoint as `overrides=["MODEL.WEIGHTS", "model_final.pth"]`; `classes` names
+    what it finds, otherwise ids do. `overrides` is KEY VALUE ..., as Detectron2 has them; `device`,
+    `precision` and `tiles` are those of the setting `detection`.
+
+    Raises UserError where a model cannot be had, does not fit its config, or is not what was checked in.
     """
-    resolved = get_cfg()
-    resolved.merge_from_other_cfg(CfgNode(read_config(config)))
-    resolved.MODEL.WEIGHTS = ""
-    resolved.MODEL.DEVICE = "cpu"
-    checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
-    state = checkpoint.get("model", checkpoint)
-    model = build_model(resolved)
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    small = {
-        k: (v.half() if v.is_floating_point() and v.ndim > 1 else v).contiguous()
-        for k, v in model.state_dict().items()
+    given = dict(zip(overrides[0::2], overrides[1::2], strict=False))
+    if "MODEL.DEVICE" in given:
+        device = str(given["MODEL.DEVICE"]).partition(":")[0]
+    settings = {
+        "precision": precision,
+        "polygons": True,
+        "tiles": tiles,
+        "max_detections": 1000,
+        "score_floor": 0.05,
     }
-    target.mkdir(parents=True)
-    safetensors.torch.save_file(small, target / WEIGHTS)
-    (target / CONFIG).write_text(resolved.dump(), encoding="utf-8")
-    write_card(target, color=color, **entries)
-    check_model(target)
+    if (model is None) == (config_file is None):
+        raise UserError("Give either a model or a config file.")
+    if model is not None:
+        if classes is not None:
+            raise UserError("A model has its own class names: leave out `classes`.")
+        return Detector(_folder(model), settings, device, "auto", overrides)
+    with tempfile.TemporaryDirectory(prefix="scanmill-") as folder:
+        converted = Path(folder) / "model"
+        _convert(Path(config_file), overrides, classes, converted)
+        return Detector(converted, settings, device)
+
+
+def _folder(model: str | Path) -> Path:
+    """A model folder from its path or name, fetched if need be."""
+    if (Path(model) / CARD).is_file():
+        return Path(model)
+    found = find_model(str(model), FOLDERS, own_registry())
+    if isinstance(found, Entry):
+        model_classes(found)  # Not of a backbone.
+        target = FOLDERS[0] / found.name
+        fetch_model(found, target)
+        return target
+    return found
+
+
+def _convert(
+    config_file: Path, overrides: Sequence[object], classes: Sequence[str] | None, target: Path
+) -> None:
+    """A model folder of Detectron2's way to name a model: a config, and MODEL.WEIGHTS in it."""
+    entries = own_registry()
+    initial = check_initial_weights(load_config(config_file), entries, str(config_file))
+    config = load_config(config_file, overrides)
+    weights = config.MODEL.WEIGHTS
+    if "://" in weights:
+        entry = check_initial_weights(config, entries, str(config_file))
+        if entry is initial and not entry.classes:
+            raise UserError(
+                f"{config_file} names no weights of a detector: MODEL.WEIGHTS {weights} is a "
+                "backbone, which it would be trained from. Name your checkpoint: MODEL.WEIGHTS "
+                "model_final.pth"
+            )
+        raise UserError(
+            f"MODEL.WEIGHTS {weights} is the model {entry.name} of the registry: take it by that name."
+        )
+    if not weights or not Path(weights).is_file():
+        raise UserError(
+            f"MODEL.WEIGHTS {weights or '(empty)'} is no file. Name your checkpoint: MODEL.WEIGHTS "
+            "model_final.pth"
+        )
+    count = config.MODEL.ROI_HEADS.NUM_CLASSES
+    names = list(classes or map(str, range(count)))
+    card = {"name": Path(weights).stem, "classes": names}
+    convert_model(Path(weights), config, target, card)
+
+
+def _failed(path: str, message: str) -> ImageRegions:
+    return ImageRegions(path, "failed", message, 0, 0, SCHEMAS["regions"].empty_table())

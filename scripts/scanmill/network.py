@@ -8,35 +8,23 @@ do not depend on the other pages of its batch.
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-# Threads that wait give way to the loaders and to other jobs; OpenMP's default is that they spin, which
-# took twice the time on a busy machine. It is read once, when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
+# isort: split
 import torch
-from torch.backends import mkldnn
-from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
-from torch.overrides import TorchFunctionMode
-
-# What torch says of Detectron2's code at every start, and nobody can act on.
-warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
-warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")
-logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
-
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ROIAlign
 from detectron2.modeling import build_model
 from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
 from detectron2.structures import Boxes, ImageList, Instances
+from torch.backends import mkldnn
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+from torch.overrides import TorchFunctionMode
 from torchvision.ops import roi_align
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -63,6 +51,8 @@ MOST_CANDIDATES = 4096
 ROUNDS = 16
 
 _LAYERS = (functional.conv2d, functional.conv_transpose2d, functional.linear)
+#: Norms that are not folded: those of timm's backbones, and GroupNorm.
+_NORMS = (functional.batch_norm, functional.group_norm, functional.layer_norm)
 
 
 class Found(NamedTuple):
@@ -114,7 +104,8 @@ def build_network(
     for name, module in model.named_modules():
         layer = isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear))
         if layer and name.rpartition(".")[2] not in LAST_LAYERS:
-            module.to(PRECISIONS[precision])
+            for parameter in module.parameters(recurse=False):  # Not those of a norm within it.
+                parameter.data = parameter.to(PRECISIONS[precision])
         for child, pooler in module.named_children():
             if isinstance(pooler, ROIAlign):
                 setattr(module, child, Float32RoiAlign(pooler))
@@ -196,6 +187,9 @@ class SteadyLayers(TorchFunctionMode):
     ) -> object:
         """Replace what is not steady; everything else goes its way."""
         kwargs = kwargs or {}
+        if function in _NORMS:  # Their weights, and what they sum up, are float32.
+            x, *rest = args
+            return function(x.float(), *rest, **kwargs)
         if function in _LAYERS:
             x, weight, *rest = args
             x = x.to(weight.dtype)
@@ -245,10 +239,12 @@ def _convolve_transposed(x: torch.Tensor, *args: object, **kwargs: object) -> to
 def _multiply(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """As functional.linear, of (R, C), CPU_ROWS at a time: oneDNN chooses its kernels by their number.
+    """As functional.linear, CPU_ROWS at a time: oneDNN chooses its kernels by their number.
 
     In float32 as a convolution of a column of pixels.
     """
+    if x.ndim > 2:  # The maps of a ConvNeXt.
+        return _multiply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
     if weight.dtype == torch.float32:
         return _in_parts(_multiply_column, CPU_ROWS, x, weight, bias)
     return _in_parts(functional.linear, CPU_ROWS, x, weight, bias)

@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from scanmill.image_documents import ImageDocument
 from scanmill.image_files import Unusable, decode_reduced, read_bytes
+from scanmill.page_images import PageError, PageImage
 from scanmill.page_measures import ink_by_cell, type_height
 from scanmill.tables import INK_CELLS
 from scanmill.tiles import tile_boxes
@@ -180,6 +182,58 @@ class PageDataset:
         if self.color == "RGB":
             image = image[..., ::-1]
         return np.ascontiguousarray(image.transpose(2, 0, 1))
+
+
+#: Defaults of the workflow's settings `images`.
+_FILES = {"jpeg_quality": 90, "max_pixels": 200_000_000}
+
+
+class FileDataset(PageDataset):
+    """Image files in place of the pages of an archive, treated as the workflow treats them."""
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        color: str,
+        sizes: tuple[int, int],
+        tiles: Mapping[str, Any] | None = None,
+    ) -> None:
+        """As PageDataset, with the files' paths."""
+        super().__init__([], Path(), color, sizes, tiles)
+        self.paths = paths
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read, turn upright, cut and resize one image."""
+        nothing = np.zeros(INK_CELLS * INK_CELLS, np.uint8)
+        try:
+            image = read_image_file(self.paths[index])
+            return self.load(index, image.data, image.width, image.height)
+        except (PageError, Unusable, OSError) as error:
+            message = getattr(error, "strerror", None) or str(error)
+            return Sample(index, [], [], nothing, None, message)
+
+
+def read_image_file(path: str) -> PageImage:
+    """An image file as the page image that the workflow would make of it; raises PageError."""
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    if b"%PDF-" in head:
+        raise PageError("unsupported", "a PDF: the workflow makes page images of those")
+    if head[:4] in (b"II*\0", b"MM\0*"):
+        document = ImageDocument.of_tiff(path, _FILES, _FILES)
+        if document.pages != 1:
+            message = f"a TIFF of {document.pages} pages: the workflow takes those, as documents"
+            raise PageError("unsupported", message)
+    else:
+        document = ImageDocument([path], _FILES, _FILES)
+    [(_, image)] = document.images([1], Path(), lambda *_: None)
+    if isinstance(image, Exception):
+        raise image
+    return image
 
 
 def parts(samples: Iterable[Sample]) -> Iterator[Part]:

@@ -68,6 +68,7 @@ STAGES: dict[str, Stage] = {
         ("detections", "detected_pages"),
         None,
         (
+            "backbones",
             "detection",
             "detector",
             "image_files",

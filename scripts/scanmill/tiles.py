@@ -45,6 +45,24 @@ class Detections(NamedTuple):
     """N outlines (2 P,) int32 x, y alternating, or None."""
 
 
+class TileDetections(NamedTuple):
+    """What the network finds on one tile, in pixels of the resized tile, as it came."""
+
+    boxes: np.ndarray
+    """(N, 4) float32 x_min, y_min, x_max, y_max."""
+    scores: np.ndarray
+    """(N,) float32."""
+    class_ids: np.ndarray
+    """(N,) int32."""
+    masks: np.ndarray | None
+    """(N, M, M) float32 probabilities over the boxes, or None."""
+    shape: tuple[int, int]
+    """(height, width) of the resized tile."""
+    n_proposals: int
+    problem: tuple[str, str] | None = None
+    """(reason, message) where the tile failed."""
+
+
 class _Pieces(NamedTuple):
     """The detections of all tiles, best first."""
 

@@ -38,7 +38,7 @@ def detect_all(detector: Detector, pages: list[Page], results: Path) -> list[Det
     samples = [dataset[index] for index in range(len(pages))]
     groups = list(batches(parts(samples), detector.batch_size, detector.divisibility))
     found: list = [None] * len(pages)
-    tiles = detector.detect([[part.pixels for part in group] for group in groups])
+    tiles = detector.detect_batches([[part.pixels for part in group] for group in groups])
     for group, each in zip(groups, tiles, strict=True):
         for part, tile in zip(group, each, strict=True):
             found[part.index] = place(tile, samples[part.index].windows[0])

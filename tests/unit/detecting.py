@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from scanmill.detection import place
-from scanmill.registry import CONFIG, read_card, write_card
+from scanmill.model_folders import CONFIG, read_card, write_card
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
@@ -71,7 +71,7 @@ def pixels(detector, image):
 
 def detect(detector, batch, images):
     """What is found on the pages of one batch, and where: tiles, detections."""
-    (tiles,) = detector.detect([batch])
+    (tiles,) = detector.detect_batches([batch])
     windows = [(0, 0, image.shape[1], image.shape[0]) for image in images]
     return tiles, [place(*each) for each in zip(tiles, windows, strict=True)]
 

@@ -11,13 +11,13 @@ import torch
 from detecting import DEVICES, SETTINGS, copy_model, detect, draw_pages, load, pixels
 
 from scanmill.detection import Work, detect_documents, place
-from scanmill.detector import Detector, TileDetections
+from scanmill.detector import Detector
 from scanmill.errors import UserError
 from scanmill.preprocessing import pages_of
 from scanmill.progress import Progress
 from scanmill.store import StageStore, file_digest
 from scanmill.tables import SCHEMAS, from_rows
-from scanmill.tiles import merge_tiles
+from scanmill.tiles import TileDetections, merge_tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")
 
@@ -160,7 +160,7 @@ def test_large_pages_go_through_in_tiles(model, device, images, tmp_path):
     for document, page, image in (("a.pdf", 1, 0), ("a.pdf", 3, 1), ("b.pdf", 1, 2)):
         sample = load(tiled, images[image])
         assert len(sample.windows) == 6
-        (each,) = tiled.detect([sample.pixels])
+        (each,) = tiled.detect_batches([sample.pixels])
         placed = [place(*one) for one in zip(each, sample.windows, strict=True)]
         merged = merge_tiles(sample.windows, placed)
         rows = [row for row in found[document][0].to_pylist() if row["page"] == page]

@@ -17,14 +17,12 @@ from detecting import (
 )
 
 from scanmill import detector as detector_module
-from scanmill.detector import Detector, choose_device, choose_precision, convert_model
+from scanmill.detector import Detector, choose_device, choose_precision
 from scanmill.errors import UserError
+from scanmill.model_folders import CARD, WEIGHTS, read_card, write_card
 from scanmill.outlines import MAX_POLYGON_POINTS
-from scanmill.registry import CARD, CONFIG, WEIGHTS, read_card, write_card
 
 # isort: split
-import safetensors.torch
-import yaml
 from benchmark import default_predictor
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")
@@ -164,11 +162,11 @@ def test_threads_do_not_show(detector, alone, images):
 def test_batches_come_back_in_order(small, images):
     ready = [pixels(small, image) for image in images]
     batches = [[ready[0], ready[1]], [ready[2]], [ready[1]]]
-    found = list(small.detect(batches))
+    found = list(small.detect_batches(batches))
     assert [len(each) for each in found] == [2, 1, 1]
     assert np.array_equal(found[0][1].boxes, found[2][0].boxes)
     assert not np.array_equal(found[0][0].boxes, found[1][0].boxes)
-    assert list(small.detect([])) == []
+    assert list(small.detect_batches([])) == []
 
 
 # Memory -------------------------------------------------------------------------------------------
@@ -436,7 +434,7 @@ def test_config_of_another_model_is_explained(tmp_path):
         with pytest.raises(UserError, match=expected):
             Detector(folder, SETTINGS, "cpu")
     folder = copy_model(tmp_path / "b", MODEL__NO_SUCH_KEY=1)
-    with pytest.raises(UserError, match=r"no config of this detectron2.*NO_SUCH_KEY"):
+    with pytest.raises(UserError, match=r"has no key MODEL\.NO_SUCH_KEY"):
         Detector(folder, SETTINGS, "cpu")
     folder = copy_model(tmp_path / "c", INPUT__FORMAT="YUV")
     (folder / CARD).write_text((folder / CARD).read_text().replace('"grey"', '"config"'))
@@ -464,20 +462,3 @@ def test_damaged_weights_are_not_opened(tmp_path):
         file.write(b"xxxx")
     with pytest.raises(UserError, match="nothing was opened"):
         Detector(folder, SETTINGS, "cpu")
-
-
-def test_converted_checkpoint_is_the_shipped_model(tmp_path):
-    checkpoint = tmp_path / "model_final.pth"
-    weights = safetensors.torch.load_file(SHIPPED / WEIGHTS)
-    torch.save({"model": {k: v.float() for k, v in weights.items()}}, checkpoint)
-    target = tmp_path / "models" / "mine"
-    entries = {"name": "mine", "classes": read_card(SHIPPED)["classes"], "licence": "CC0-1.0"}
-    convert_model(checkpoint, SHIPPED / CONFIG, target, "grey", entries)
-    assert read_card(target)["licence"] == "CC0-1.0"
-    assert yaml.safe_load((target / CONFIG).read_text()) == yaml.safe_load(
-        (SHIPPED / CONFIG).read_text()
-    )
-    converted = safetensors.torch.load_file(target / WEIGHTS)
-    assert converted.keys() == weights.keys()
-    assert all(torch.equal(converted[k], weights[k]) for k in weights)
-    assert (target / WEIGHTS).stat().st_size == (SHIPPED / WEIGHTS).stat().st_size

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scanmill import registry
+from scanmill import model_folders
 from scanmill.errors import UserError
-from scanmill.registry import (
+from scanmill.model_folders import (
     CARD,
     CONFIG,
     WEIGHTS,
@@ -71,7 +71,7 @@ def test_missing_file_is_named(folder, name):
 def test_changed_file_is_not_opened(folder, name, monkeypatch):
     with (folder / name).open("ab") as file:
         file.write(b"\n")
-    monkeypatch.setattr(registry, "read_config", lambda path: pytest.fail(f"opened {path}"))
+    monkeypatch.setattr(model_folders, "read_config", lambda path: pytest.fail(f"opened {path}"))
     with pytest.raises(UserError, match="nothing was opened") as raised:
         check_model(folder)
     assert str(folder / name) in str(raised.value)
@@ -214,7 +214,7 @@ def test_interrupted_installation_leaves_no_temporary_file(folder, tmp_path, mon
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(registry.shutil, "copyfile", fail)
+    monkeypatch.setattr(model_folders.shutil, "copyfile", fail)
     with pytest.raises(OSError, match="No space left"):
         install_model(folder, tmp_path / "target")
     assert list((tmp_path / "target").iterdir()) == []

@@ -1,0 +1,14 @@
+"""Imported before torch: what torch reads once, when it is loaded, and what it should not say."""
+
+import logging
+import os
+import warnings
+
+# Threads that wait give way to the loaders and to other jobs; OpenMP's default is that they spin, which
+# took twice the time on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# What torch says of Detectron2's code at every start, and nobody can act on.
+warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
