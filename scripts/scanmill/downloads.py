@@ -242,7 +242,8 @@ def _receive(
             if now >= next_line:
                 next_line = now + INTERVAL
                 speed = (have - first) / (now - started)
-                of, left = (f" of {_mb(total)}", f", {(total - have) / speed:.0f} s left") if total else ("", "")
+                of = f" of {_mb(total)}" if total else ""
+                left = f", {(total - have) / speed:.0f} s left" if total else ""
                 say(f"{_mb(have)}{of} MB at {speed / 1e6:.1f} MB/s{left}")
     if total is not None and have < total:
         raise _Broken(f"broke off ({_so_far(part, expected)})")

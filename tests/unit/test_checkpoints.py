@@ -72,7 +72,8 @@ def test_pickle_of_python_2(tmp_path):
     """Its texts are bytes, and an array's data stands in one of them."""
     array = np.array([1.5, -2.0], np.float32)
     data = b"\x80\x02}q\x00U\x07conv1_wq\x01cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\n"
-    data += b"q\x03K\x00\x85U\x01b\x87Rq\x04(K\x01K\x02\x85cnumpy\ndtype\nq\x05U\x02f4K\x00K\x01\x87Rq\x06"
+    data += b"q\x03K\x00\x85U\x01b\x87Rq\x04(K\x01K\x02\x85"
+    data += b"cnumpy\ndtype\nq\x05U\x02f4K\x00K\x01\x87Rq\x06"
     data += b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x08" + array.tobytes()
     data += b"tbs."
     (tmp_path / "a.pkl").write_bytes(data)
@@ -129,7 +130,9 @@ def test_pickle_that_would_run_a_command_does_not(tmp_path, protocol):
         {"conv1_w": WEIGHTS["conv.weight"], "zz": [Command(marker)]},
     ):
         path = write(tmp_path / "a.pkl", data, protocol)
-        with pytest.raises(UserError, match=r"a\.pkl is not opened: it asks for posix\.system when"):
+        with pytest.raises(
+            UserError, match=r"a\.pkl is not opened: it asks for posix\.system when"
+        ):
             read_checkpoint(path)
     assert not marker.exists()
     pickle.loads(path.read_bytes())
@@ -195,7 +198,9 @@ def test_damaged_file_is_named(tmp_path, name):
     torch.save({"a": torch.ones(1000)}, tmp_path / "b.pth")
     for data in (b"", b"<html>", b"\x80\x02", (tmp_path / "b.pth").read_bytes()[:3000]):
         path.write_bytes(data)
-        with pytest.raises(UserError, match=rf"{name} is no checkpoint, or is damaged .*again") as raised:
+        with pytest.raises(
+            UserError, match=rf"{name} is no checkpoint, or is damaged .*again"
+        ) as raised:
             read_checkpoint(path)
         assert "weights_only" not in str(raised.value)
     path.unlink()
@@ -213,7 +218,10 @@ def test_names_that_fit_stay(tmp_path):
 
 
 def test_names_are_completed_as_detectron2_does():
-    model = {"backbone.bottom_up.stem.conv1.weight": torch.zeros(2), "rpn.conv.weight": torch.zeros(2)}
+    model = {
+        "backbone.bottom_up.stem.conv1.weight": torch.zeros(2),
+        "rpn.conv.weight": torch.zeros(2),
+    }
     tensors = {"stem.conv1.weight": torch.ones(2), "fc.weight": torch.ones(3)}
     matched = match_names(Checkpoint(tensors, "torchvision", True), model)
     assert set(matched) == {"backbone.bottom_up.stem.conv1.weight", "fc.weight"}

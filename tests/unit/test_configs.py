@@ -46,7 +46,14 @@ def test_every_plain_config_of_detectron2_is_read_as_detectron2_reads_it(name):
 
 
 def test_overrides_are_those_of_detectron2():
-    pairs = ["MODEL.ROI_HEADS.NUM_CLASSES", "7", "INPUT.MIN_SIZE_TRAIN", "(640, 800)", "MODEL.MASK_ON", "False"]
+    pairs = [
+        "MODEL.ROI_HEADS.NUM_CLASSES",
+        "7",
+        "INPUT.MIN_SIZE_TRAIN",
+        "(640, 800)",
+        "MODEL.MASK_ON",
+        "False",
+    ]
     theirs = get_cfg()
     theirs.merge_from_file(str(PACKAGE / ZOO))
     theirs.merge_from_list(pairs)
@@ -125,7 +132,9 @@ def test_base_from_elsewhere_is_refused(tmp_path, base, says):
 def test_bases_of_each_other_are_refused(tmp_path):
     path = write(tmp_path / "a.yaml", "_BASE_: b.yaml")
     write(tmp_path / "b.yaml", "_BASE_: a.yaml")
-    with pytest.raises(UserError, match=r"each other's _BASE_: .*a\.yaml -> .*b\.yaml -> .*a\.yaml"):
+    with pytest.raises(
+        UserError, match=r"each other's _BASE_: .*a\.yaml -> .*b\.yaml -> .*a\.yaml"
+    ):
         load_config(path)
 
 
@@ -145,7 +154,7 @@ def test_config_that_would_run_a_command_does_not(tmp_path, where):
     command = COMMAND.format(marker=marker)
     write(tmp_path / "base.yaml", f"SEED: {command}")
     path = write(tmp_path / "a.yaml", where.format(command=command))
-    with pytest.raises(UserError, match=r"tag that may run code \('tag:yaml\.org,2002:python/object/apply:os"):
+    with pytest.raises(UserError, match=r"tag that may run code \(.*python/object/apply:os"):
         load_config(path)
     assert not marker.exists()
 
@@ -158,7 +167,7 @@ def test_retinanet_of_detectron2_is_refused_for_its_tag():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("MODEL: {ROI_HEADS: {NUM_CLASES: 5}}", r"no key MODEL\.ROI_HEADS\.NUM_CLASES\. Did you mean MODEL\.ROI_HEADS\.NUM_CLASSES"),
+        ("MODEL: {ROI_HEADS: {NUM_CLASES: 5}}", r"NUM_CLASES\. Did you mean MODEL\.ROI_HEADS\.NUM_CLASSES"),
         ("NUM_CLASSES: 5", r"no key NUM_CLASSES\. Did you mean MODEL\.ROI_HEADS\.NUM_CLASSES"),
         ("INPUT: {ZZZ: 5}", r"no key INPUT\.ZZZ\.$"),
         ("INPUT: {MIN_SIZE_TEST: big}", r"Type mismatch.*INPUT\.MIN_SIZE_TEST"),
@@ -196,7 +205,7 @@ def test_override_is_a_value_and_no_code(tmp_path):
 
 
 def test_unknown_config_is_answered_with_the_nearest():
-    with pytest.raises(UserError, match=r"There is no config mask_rcnn_R_51.*Did you mean mask_rcnn_R_50"):
+    with pytest.raises(UserError, match=r"no config mask_rcnn_R_51.*Did you mean mask_rcnn_R_50"):
         find_config("mask_rcnn_R_51_FPN_3x.yaml")
 
 

@@ -1,9 +1,15 @@
 """The detector: the same as Detectron2 on a lone page, whatever the batch, the threads, the mishaps."""
 
+import shutil
+from pathlib import Path
+
 import cv2
 import numpy as np
+import pyarrow.compute as pc
 import pytest
+import safetensors.torch
 import torch
+import yaml
 from detecting import (
     DEVICES,
     SETTINGS,
@@ -15,12 +21,15 @@ from detecting import (
     draw_pages,
     pixels,
 )
+from PIL import ExifTags, Image
 
 from scanmill import detector as detector_module
-from scanmill.detector import Detector, choose_device, choose_precision
+from scanmill.configs import dump_config, load_config
+from scanmill.detector import Detector, choose_device, choose_precision, load
 from scanmill.errors import UserError
-from scanmill.model_folders import CARD, WEIGHTS, read_card, write_card
+from scanmill.model_folders import CARD, CONFIG, WEIGHTS, read_card, write_card
 from scanmill.outlines import MAX_POLYGON_POINTS
+from scanmill.tables import SCHEMAS
 
 # isort: split
 from benchmark import default_predictor
@@ -462,3 +471,180 @@ def test_damaged_weights_are_not_opened(tmp_path):
         file.write(b"xxxx")
     with pytest.raises(UserError, match="nothing was opened"):
         Detector(folder, SETTINGS, "cpu")
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, images):
+    """The pages as files of several kinds, one of them lying on its side."""
+    folder = tmp_path_factory.mktemp("files")
+    cv2.imwrite(str(folder / "a.png"), images[0])
+    cv2.imwrite(str(folder / "b.jpg"), images[1])
+    side = Image.fromarray(np.rot90(images[2]))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    side.save(folder / "c.jpg", exif=exif, quality=95)
+    Image.fromarray(images[0]).save(folder / "d.tif")
+    return [str(folder / name) for name in ("a.png", "b.jpg", "c.jpg", "d.tif")]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load(SHIPPED, device="cpu", precision="float32")
+
+
+@pytest.fixture(scope="module")
+def found(loaded, files):
+    return loaded.detect(files)
+
+
+def of(table, path):
+    return table.filter(pc.equal(table["document"], path))
+
+
+def test_regions_of_files_are_a_table(found, files):
+    assert found.schema.names == SCHEMAS["regions"].names
+    assert found.schema.types == SCHEMAS["regions"].types
+    assert list(dict.fromkeys(found["document"].to_pylist())) == files
+    for path in files:
+        mine = of(found, path)
+        assert mine["region"].to_pylist() == list(range(1, mine.num_rows + 1))
+        assert mine.num_rows > 3
+    assert pc.min(found["score"]).as_py() >= 0.5
+    assert found.schema.metadata[b"scanmill.model"] == b"starter"
+
+
+def test_file_gives_what_its_page_gives(loaded, found, files, images):
+    _, (page,) = detect(loaded, [pixels(loaded, images[0])], images[:1])
+    mine = of(found, files[0]).sort_by("detection")
+    rows = np.array(mine["detection"]) - 1
+    for i, side in enumerate(("x_min", "y_min", "x_max", "y_max")):
+        assert np.array_equal(np.array(mine[side]), page.boxes[rows, i])
+    assert np.array_equal(np.array(mine["score"]), page.scores[rows])
+    polygons = [page.polygons[row].tolist() for row in rows]
+    assert mine["polygon"].to_pylist() == polygons
+
+
+def test_file_on_its_side_is_turned_upright(loaded, files, images):
+    [turned] = loaded.detect_files(files[2])
+    height, width = images[2].shape
+    assert (turned.width, turned.height) == (width, height)
+    assert max(np.array(turned.regions["x_max"])) <= width
+
+
+def test_file_that_cannot_be_used_is_named_and_the_others_go_on(loaded, found, files, tmp_path):
+    frames = [Image.new("L", (100, 100)) for _ in range(3)]
+    frames[0].save(tmp_path / "many.tif", save_all=True, append_images=frames[1:])
+    (tmp_path / "x.pdf").write_bytes(b"%PDF-1.7\n")
+    (tmp_path / "text.jpg").write_text("text")
+    (tmp_path / "cut.png").write_bytes(Path(files[0]).read_bytes()[:5000])
+    names = ["many.tif", "x.pdf", "text.jpg", "cut.png", "none.jpg"]
+    paths = [tmp_path / name for name in names]
+    outcomes = loaded.detect_files([files[0], *paths, files[1]])
+    assert [each.path for each in outcomes] == [files[0], *map(str, paths), files[1]]
+    assert [each.status for each in outcomes] == ["ok", *["failed"] * 5, "ok"]
+    said = [each.message for each in outcomes[1:-1]]
+    for message, says in zip(
+        said,
+        ["TIFF of 3 pages", "a PDF: the workflow", "no image that is known", "", "No such file"],
+        strict=True,
+    ):
+        assert message
+        assert says in message
+    assert outcomes[0].regions.equals(of(found, files[0]).replace_schema_metadata())
+    with pytest.raises(UserError, match=r"many\.tif: a TIFF of 3 pages.*\(and 4 more\)"):
+        loaded.detect([files[0], *paths])
+
+
+def test_no_files_are_no_rows(loaded):
+    assert loaded.detect([]).num_rows == 0
+
+
+def test_lowest_score_may_be_asked_for_either_way(loaded, found, files):
+    strict = loaded.detect(files[0], min_score=0.99)
+    assert 0 < strict.num_rows < of(found, files[0]).num_rows
+    for value in (0.99, "0.99"):
+        key = "MODEL.ROI_HEADS.SCORE_THRESH_TEST"
+        other = load(SHIPPED, device="cpu", precision="float32", overrides=[key, value])
+        assert other.detect(files[0])["score"].equals(strict["score"])
+    loose = load(SHIPPED, device="cpu", precision="float32", overrides=[key, 0.05])
+    assert pc.min(loose.detect(files)["score"]).as_py() < 0.5
+
+
+def test_overrides_are_obeyed():
+    pairs = ["TEST.DETECTIONS_PER_IMAGE", 7, "INPUT.MIN_SIZE_TEST", 320, "MODEL.DEVICE", "cpu"]
+    other = load(SHIPPED, overrides=pairs)
+    assert (other.max_detections, other.sizes, other.device.type) == (7, (320, 800), "cpu")
+    with pytest.raises(UserError, match=r"no key INPUT\.MIN_SIZE_TES"):
+        load(SHIPPED, overrides=["INPUT.MIN_SIZE_TES", 320])
+    with pytest.raises(UserError, match="does not fit"):
+        load(SHIPPED, device="cpu", overrides=["MODEL.ROI_HEADS.NUM_CLASSES", 4])
+
+
+@pytest.fixture
+def detectron2(tmp_path):
+    """A config and a checkpoint, as Detectron2's trainer leaves them."""
+    weights = safetensors.torch.load_file(SHIPPED / WEIGHTS)
+    torch.save({"model": {k: v.float() for k, v in weights.items()}}, tmp_path / "model_final.pth")
+    config = load_config(SHIPPED / CONFIG)
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    return tmp_path / "config.yaml", ["MODEL.WEIGHTS", str(tmp_path / "model_final.pth")]
+
+
+def test_config_and_checkpoint_take_the_place_of_a_model(detectron2, files, tmp_path):
+    config, weights = detectron2
+    names = read_card(SHIPPED)["classes"]
+    options = {"config_file": config, "overrides": weights, "device": "cpu"}
+    model = load(**options, classes=names)
+    assert (model.classes, model.card["name"]) == (names, "model_final")
+    assert load(**options).classes == ["0", "1", "2", "3", "4"]
+    # As Detectron2's predictor reads pages: in the order of colours of the config.
+    assert model.color == "BGR"
+    assert model.detect(files[0]).num_rows > 3
+    for wrong, says in (
+        ({"overrides": []}, r"MODEL\.WEIGHTS \(empty\) is no file"),
+        ({"overrides": ["MODEL.WEIGHTS", "none.pth"]}, r"MODEL\.WEIGHTS none\.pth is no file"),
+        ({"classes": ["a"]}, "names 1 classes, but"),
+    ):
+        with pytest.raises(UserError, match=says):
+            load(**{**options, **wrong})
+    with pytest.raises(UserError, match="either a model or a config"):
+        load(SHIPPED, **options)
+    with pytest.raises(UserError, match="either a model or a config"):
+        load()
+
+
+def test_config_that_names_a_backbone_wants_a_checkpoint():
+    with pytest.raises(UserError, match=r"MODEL\.WEIGHTS detectron2://.*R-50\.pkl is a backbone"):
+        load(config_file="mask_rcnn_R_50_FPN_3x.yaml")
+    published = "lp://PubLayNet/mask_rcnn_R_50_FPN_3x/weight"
+    with pytest.raises(
+        UserError, match="is the model PubLayNet-mask_rcnn_R_50_FPN_3x of the registry"
+    ):
+        load(
+            config_file="COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
+            overrides=["MODEL.WEIGHTS", published],
+        )
+
+
+def test_model_of_the_registry_is_fetched_where_it_is_used(detectron2, tmp_path, monkeypatch):
+    config, (_, weights) = detectron2
+    run = tmp_path / "run"
+    run.mkdir()
+    entry = {"config": str(config), "weights": [weights], "licence": "CC0-1.0", "color": "grey"}
+    entry["classes"] = read_card(SHIPPED)["classes"]
+    (run / "models.yaml").write_text(yaml.safe_dump({"mine": entry}))
+    monkeypatch.chdir(run)
+    assert load("mine", device="cpu").card["name"] == "mine"
+    assert (run / "models" / "mine" / CARD).is_file()
+    (run / "models.yaml").unlink()
+    assert load("mine", device="cpu").color == "grey"
+    assert load("starter", device="cpu").card["name"] == "starter"
+    shutil.move(run / "models", run / "elsewhere")
+    assert load(run / "elsewhere" / "mine", device="cpu").card["name"] == "mine"
+    with pytest.raises(UserError, match="There is no model mine"):
+        load("mine")
+    with pytest.raises(UserError, match="ImageNet-R-50 is a backbone"):
+        load("ImageNet-R-50")

@@ -14,6 +14,7 @@ from scanmill.errors import UserError
 DATA = b"PK\x03\x04" + random.Random(1).randbytes(50_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
 QUICK = (5.0, 0.5)
+RIGHT = Expected(sha256=SHA256)
 PAGE = b"<!DOCTYPE html>\n<html><head><title>Dropbox - This item has been deleted</title></head></html>"
 
 
@@ -32,13 +33,13 @@ def target(tmp_path):
     return tmp_path / "downloads" / "model.pth"
 
 
-def fetch(addresses, target, expected=Expected(sha256=SHA256), said=None):
+def fetch(addresses, target, expected=RIGHT, said=None):
     say = said.append if said is not None else lambda _: None
     return fetch_file(addresses, target, expected, say, QUICK)
 
 
-def refused(addresses, target, expected=Expected(sha256=SHA256)):
-    """The message with which nothing is fetched, and nothing is left that could be taken for the file."""
+def refused(addresses, target, expected=RIGHT):
+    """The message with which nothing is fetched, and nothing is left that may be taken for it."""
     with pytest.raises(UserError) as raised:
         fetch(addresses, target, expected)
     assert not target.exists()
@@ -149,7 +150,10 @@ def test_redirect_from_https_to_http_is_refused():
 
 def test_wrong_hash_is_not_kept(mirrors, target):
     said = refused([mirrors.add("/model.pth", DATA + b"x")], target)
-    assert f"is another file: its sha256 is {hashlib.sha256(DATA + b'x').hexdigest()}, not {SHA256}" in said
+    assert (
+        f"is another file: its sha256 is {hashlib.sha256(DATA + b'x').hexdigest()}, not {SHA256}"
+        in said
+    )
     assert not list(target.parent.iterdir())
 
 

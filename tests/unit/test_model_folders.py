@@ -1,7 +1,6 @@
 """Model folders are checked before anything in them is opened."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from scanmill.model_folders import (
     CONFIG,
     WEIGHTS,
     check_model,
-    find_model,
     install_model,
     model_digest,
     read_card,
@@ -149,7 +147,7 @@ def test_unsafe_yaml_is_refused_and_not_executed(folder, tmp_path, text):
     marker = tmp_path / "executed"
     (folder / CONFIG).write_text(text.format(marker=marker))
     write_card(folder, name="tiny", classes=CLASSES, color="grey")
-    with pytest.raises(UserError, match="is not plain YAML"):
+    with pytest.raises(UserError, match="is not plain YAML, and is not loaded: it has a tag"):
         check_model(folder)
     assert not marker.exists()
 
@@ -159,27 +157,6 @@ def test_yaml_that_is_no_mapping_is_refused(folder, text):
     (folder / CONFIG).write_text(text)
     with pytest.raises(UserError, match=r"is not plain YAML|holds no mapping"):
         read_config(folder / CONFIG)
-
-
-def test_unknown_model_is_answered_with_those_there_are(folder, tmp_path):
-    folders = [tmp_path / "none", tmp_path / "models"]
-    assert find_model("tiny", folders) == folder
-    shutil.copytree(folder, tmp_path / "models" / "large")
-    (tmp_path / "models" / "unfinished").mkdir()
-    with pytest.raises(UserError) as raised:
-        find_model("tinny", folders)
-    message = str(raised.value)
-    assert "no model `tinny`" in message
-    assert f"{folders[0]} or {folders[1]}" in message
-    assert message.endswith("Models found: large, tiny.")
-    with pytest.raises(UserError, match="Models found: none"):
-        find_model("tiny", folders[:1])
-
-
-def test_first_folder_wins(folder, tmp_path):
-    mine = tmp_path / "mine"
-    shutil.copytree(folder, mine / "tiny")
-    assert find_model("tiny", [mine, tmp_path / "models"]) == mine / "tiny"
 
 
 def test_digest_is_of_what_decides_detections(folder):
@@ -217,4 +194,33 @@ def test_interrupted_installation_leaves_no_temporary_file(folder, tmp_path, mon
     monkeypatch.setattr(model_folders.shutil, "copyfile", fail)
     with pytest.raises(OSError, match="No space left"):
         install_model(folder, tmp_path / "target")
-    assert list((tmp_path / "target").iterdir()) == []
+    assert not (tmp_path / "target").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+def test_folder_in_use_is_whole_at_every_moment(folder, tmp_path, monkeypatch):
+    """It is moved, not filled: what reads it meanwhile finds the old files or the new ones."""
+    target = tmp_path / "target"
+    install_model(folder, target)
+    seen = []
+    rename = model_folders.os.rename
+
+    def look(source, to):
+        seen.append(sorted(path.name for path in Path(source).iterdir()))
+        rename(source, to)
+
+    monkeypatch.setattr(model_folders.os, "rename", look)
+    install_model(folder, target)
+    assert seen == [sorted([CONFIG, WEIGHTS, CARD])] * 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "target"]
+
+
+def test_backbone_has_no_classes(folder):
+    change_card(folder, kind="backbone")
+    with pytest.raises(UserError, match="`classes` of a backbone must be an empty list"):
+        read_card(folder)
+    change_card(folder, classes=[])
+    assert check_model(folder)["classes"] == []
+    change_card(folder, kind="detector")
+    with pytest.raises(UserError, match="`classes` must be a list"):
+        read_card(folder)
