@@ -38,7 +38,7 @@ help:  ## list the targets
 
 env: $(STAMP)  ## make or update the environment in .venv; install Poppler and jpegtran if that needs no password
 
-$(STAMP): envs/requirements.txt envs/development.txt envs/torch.txt envs/detectron2.txt \
+$(STAMP): envs/requirements.txt envs/development.txt envs/torch.txt envs/detectron2.txt envs/timm.txt \
 		pyproject.toml $(STATE)
 	@$(MAKE) check-python
 	@$(PYTHON) scripts/make_environment.py \

@@ -6,7 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
-from scanmill.maintenance import run_tool
+from scanmill.maintenance import run_tool, split_overrides
 from scanmill.model_folders import COLORS
 from scanmill.store import file_digest
 
@@ -31,7 +31,10 @@ def parse() -> argparse.Namespace:
         "--card", type=Path, help="JSON of further entries: licence, provenance, ..."
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="overrides of the config")
-    return parser.parse_intermixed_args()
+    given = parser.parse_intermixed_args()
+    given.classes, more = split_overrides(given.classes)
+    given.overrides = more + given.overrides
+    return given
 
 
 def main() -> int:

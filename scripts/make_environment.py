@@ -26,7 +26,9 @@ PIP_LOG = VENV / "pip.log"
 # Free space needed, GB. Measured: 6.3 GB with torch's CUDA libraries, which make up 5.
 FREE_GB = {"pypi": 8.0, "cuda": 8.0, "cpu": 3.0, "installed": 2.0}
 # What every part of Scanmill rests on: if these import, the environment works.
-MODULES = "torch, torchvision, detectron2, cv2, pyarrow, pypdfium2, pdf2image, snakemake, scanmill"
+MODULES = (
+    "torch, torchvision, timm, detectron2, cv2, pyarrow, pypdfium2, pdf2image, snakemake, scanmill"
+)
 
 NETWORK_ERRORS = (
     "NewConnectionError",
@@ -244,6 +246,7 @@ def install_packages(torch: str, detectron2: str) -> None:
         run_pip(*install, *quiet, *torch_requirements(torch))
     if detectron2 != "installed":
         install_detectron2()
+    run_pip("install", "--quiet", "--no-deps", "--require-hashes", "-r", "envs/timm.txt")
     run_pip("install", "--quiet", "--no-deps", "--no-build-isolation", "-e", ".")
     UNFINISHED.unlink()
 

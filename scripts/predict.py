@@ -17,7 +17,7 @@ import cv2
 from scanmill.drawing import draw_regions
 from scanmill.errors import UserError
 from scanmill.image_files import decode
-from scanmill.maintenance import run_tool
+from scanmill.maintenance import run_tool, split_overrides
 from scanmill.preprocessing import read_image_file
 from scanmill.progress import logger
 
@@ -48,7 +48,10 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="overrides of the config")
-    return parser.parse_intermixed_args()
+    given = parser.parse_intermixed_args()
+    given.input, more = split_overrides(given.input)
+    given.overrides = more + given.overrides
+    return given
 
 
 def main() -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 
+import scanmill.torch_setup  # noqa: F401
+
 # isort: split
 import torch
 from detectron2.config import CfgNode

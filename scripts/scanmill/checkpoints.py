@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import scanmill.torch_setup  # noqa: F401
+
 # isort: split
 import safetensors.torch
 import torch

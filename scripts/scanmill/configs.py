@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import scanmill.torch_setup  # noqa: F401
+
 # isort: split
 from detectron2.config import CfgNode, get_cfg
 

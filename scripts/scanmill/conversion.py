@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import scanmill.torch_setup  # noqa: F401
+
 # isort: split
 import safetensors.torch
 import torch
@@ -79,6 +81,7 @@ def convert_model(
     draft.mkdir()
     try:
         safetensors.torch.save_file(small, draft / WEIGHTS)
+        (draft / WEIGHTS).chmod(0o644)  # It makes files that nobody else may read.
         (draft / CONFIG).write_text(dump_config(config), encoding="utf-8")
         write_card(draft, **about)
         check_model(draft)

@@ -19,15 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scanmill.errors import UserError
-from scanmill.network import (  # Before torch: see there.
-    PROPOSALS_PER_REGION,
-    SURE_SCORE,
-    Found,
-    Misfit,
-    Network,
-    build_network,
-)
+import scanmill.torch_setup  # noqa: F401
 
 # isort: split
 import pyarrow as pa
@@ -39,6 +31,7 @@ from scanmill import regions
 from scanmill.configs import load_config, resolve
 from scanmill.conversion import check_initial_weights, convert_model
 from scanmill.detection import FoundPage, detect_pages, detections_table, page_outcome
+from scanmill.errors import UserError
 from scanmill.fetching import fetch_model
 from scanmill.model_folders import (
     CARD,
@@ -47,6 +40,14 @@ from scanmill.model_folders import (
     check_model,
     is_backbone,
     read_config,
+)
+from scanmill.network import (
+    PROPOSALS_PER_REGION,
+    SURE_SCORE,
+    Found,
+    Misfit,
+    Network,
+    build_network,
 )
 from scanmill.preprocessing import FileDataset, Page, PageDataset, Sample, canvas
 from scanmill.processors import cpu_model, has_bfloat16, lock_gpu, nvidia_driver
@@ -490,8 +491,11 @@ def load(
         return Detector(_folder(model), settings, device, "auto", overrides)
     with tempfile.TemporaryDirectory(prefix="scanmill-") as folder:
         converted = Path(folder) / "model"
-        _convert(Path(config_file), overrides, classes, converted)
-        return Detector(converted, settings, device)
+        config = _convert(Path(config_file), overrides, classes, converted)
+        threshold = config.MODEL.ROI_HEADS.SCORE_THRESH_TEST
+        if threshold != settings["score_floor"]:  # Detectron2's default: the file says another.
+            overrides = [*overrides, _THRESHOLD, threshold]
+        return Detector(converted, settings, device, "auto", overrides)
 
 
 def _folder(model: str | Path) -> Path:
@@ -509,8 +513,9 @@ def _folder(model: str | Path) -> Path:
 
 def _convert(
     config_file: Path, overrides: Sequence[object], classes: Sequence[str] | None, target: Path
-) -> None:
-    """A model folder of Detectron2's way to name a model: a config, and MODEL.WEIGHTS in it."""
+) -> CfgNode:
+    """A model folder of a model as Detectron2 names it: a config, with MODEL.WEIGHTS in it or among the
+    overrides. Returns the config."""
     entries = own_registry()
     initial = check_initial_weights(load_config(config_file), entries, str(config_file))
     config = load_config(config_file, overrides)
@@ -535,6 +540,7 @@ def _convert(
     names = list(classes or map(str, range(count)))
     card = {"name": Path(weights).stem, "classes": names}
     convert_model(Path(weights), config, target, card)
+    return config
 
 
 def _failed(path: str, message: str) -> ImageRegions:

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-# isort: split
 from scanmill.configs import load_config
 from scanmill.conversion import convert_model
 from scanmill.downloads import fetch_file

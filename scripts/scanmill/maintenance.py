@@ -103,6 +103,19 @@ def add_documents(parser: argparse.ArgumentParser, required: bool = True) -> Non
     )
 
 
+def split_overrides(values: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What an option of several values took for its own, and the KEY VALUE overrides behind it.
+
+    They begin at the first that is written as a key of Detectron2, such as MODEL.WEIGHTS.
+    """
+    values = list(values)
+    keys = (
+        i for i, value in enumerate(values) if re.fullmatch(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+", value)
+    )
+    first = next(keys, len(values))
+    return values[:first], values[first:]
+
+
 def run_tool(tool: Callable[[], int]) -> int:
     """The exit status of a tool: its own, or 1 after telling what the user has to mend."""
     try:

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import NamedTuple
 
+import scanmill.torch_setup  # noqa: F401
+
 # isort: split
 import torch
 from detectron2.config import CfgNode

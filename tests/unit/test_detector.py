@@ -600,6 +600,11 @@ def test_config_and_checkpoint_take_the_place_of_a_model(detectron2, files, tmp_
     model = load(**options, classes=names)
     assert (model.classes, model.card["name"]) == (names, "model_final")
     assert load(**options).classes == ["0", "1", "2", "3", "4"]
+    config.write_text(
+        config.read_text().replace("SCORE_THRESH_TEST: 0.05", "SCORE_THRESH_TEST: 0.97")
+    )
+    strict = load(**options).detect(files[0])
+    assert 0 < strict.num_rows < model.detect(files[0]).num_rows
     # As Detectron2's predictor reads pages: in the order of colours of the config.
     assert model.color == "BGR"
     assert model.detect(files[0]).num_rows > 3

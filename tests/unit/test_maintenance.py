@@ -381,3 +381,11 @@ def test_a_reader_that_stops_reading_is_no_error(directory):
         )
         process.stdout.close()
         assert process.stderr.read() == ""
+
+
+def test_overrides_are_told_from_what_stands_before_them():
+    files = ["a.jpg", "MODEL", "b.JPG", "readme.md"]
+    pairs = ["MODEL.WEIGHTS", "x.pth", "INPUT.MIN_SIZE_TEST", "3"]
+    assert maintenance.split_overrides([*files, *pairs]) == (files, pairs)
+    assert maintenance.split_overrides(files) == (files, [])
+    assert maintenance.split_overrides(pairs) == ([], pairs)
