@@ -21,7 +21,7 @@ from scanmill.configs import dump_config
 from scanmill.errors import UserError
 from scanmill.model_folders import CONFIG, WEIGHTS, check_model, replace_folder, write_card
 from scanmill.progress import logger
-from scanmill.registry import Entry, resolve_address
+from scanmill.registry import Entry
 
 #: Where a detector's state dict holds its backbone, and what a classifier has beside one.
 BOTTOM_UP = "backbone.bottom_up."
@@ -197,28 +197,16 @@ def _shown(values: torch.Tensor) -> list[float]:
     return [round(float(value), 3) for value in values]
 
 
-def check_initial_weights(
-    config: CfgNode, entries: Mapping[str, Entry], source: str
-) -> Entry | None:
-    """The registry's entry for MODEL.WEIGHTS of a config, if that is a name of the registry.
-
-    Raises UserError where it is a backbone that goes with other values than the config has (PIXEL_STD,
-    STRIDE_IN_1X1, ...): the model would be trained, and find nothing, without a word.
-    """
-    weights = config.MODEL.WEIGHTS
-    if "://" not in weights:
-        return None
-    entry = resolve_address(weights, entries)
-    if entry.classes:
-        return entry
+def check_backbone(config: CfgNode, entry: Entry, source: str) -> None:
+    """Raise UserError where a backbone of the registry goes with other values than a config has
+    (PIXEL_STD, STRIDE_IN_1X1, ...): a model would be trained, and find nothing, without a word."""
     wrong = [
         f"{key} {value} (not {have})"
         for key, value in _pairs(entry.overrides)
         if not _same(have := _value(config, key), value)
     ]
     if wrong:
-        raise UserError(f"{source}: the backbone {weights} needs {', '.join(wrong)}.")
-    return entry
+        raise UserError(f"{source}: the backbone {entry.name} needs {', '.join(wrong)}.")
 
 
 def _pairs(overrides: Sequence[Any]) -> list[tuple[str, Any]]:

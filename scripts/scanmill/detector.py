@@ -29,7 +29,7 @@ from detectron2.config import CfgNode
 
 from scanmill import regions
 from scanmill.configs import load_config, resolve
-from scanmill.conversion import check_initial_weights, convert_model
+from scanmill.conversion import check_backbone, convert_model
 from scanmill.detection import FoundPage, detect_pages, detections_table, page_outcome
 from scanmill.errors import UserError
 from scanmill.fetching import fetch_model
@@ -52,7 +52,15 @@ from scanmill.network import (
 from scanmill.preprocessing import FileDataset, Page, PageDataset, Sample, canvas
 from scanmill.processors import cpu_model, has_bfloat16, lock_gpu, nvidia_driver
 from scanmill.progress import logger
-from scanmill.registry import MODELS, Entry, find_model, model_classes, own_registry
+from scanmill.registry import (
+    MODELS,
+    Entry,
+    find_address,
+    find_model,
+    model_classes,
+    own_registry,
+    resolve_address,
+)
 from scanmill.tables import SCHEMAS
 from scanmill.tiles import TileDetections
 
@@ -354,7 +362,7 @@ class Detector:
 
         `min_score` is the lowest score, by default 0.5. Raises UserError for a file that is no image.
         """
-        found = list(self.detect_files(paths, min_score))
+        found = self.detect_files(paths, min_score)
         failed = [each for each in found if each.status != "ok"]
         if failed:
             more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
@@ -370,6 +378,8 @@ class Detector:
     ) -> list[ImageRegions]:
         """What is on each of the image files, in their order; also of those that fail."""
         names = [os.fspath(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
+        # Tables and JSON hold no bytes that are no text.
+        shown = [name.encode("utf-8", "backslashreplace").decode() for name in names]
         if min_score is None:
             floor = self.config.MODEL.ROI_HEADS.SCORE_THRESH_TEST
             min_score = floor if self.own_threshold else MIN_SCORE
@@ -382,7 +392,7 @@ class Detector:
         outcomes: dict[int, ImageRegions] = {}
 
         def take(found: FoundPage) -> None:
-            name = names[found.sample.index]
+            name = shown[found.sample.index]
             width, height = np.max(found.sample.windows, axis=0)[2:].tolist()
             outcome = page_outcome(self, found)
             if outcome["status"] != "ok":
@@ -393,7 +403,7 @@ class Detector:
             outcomes[found.sample.index] = ImageRegions(name, "ok", "", width, height, table)
 
         def miss(sample: Sample) -> None:
-            outcomes[sample.index] = _failed(names[sample.index], sample.problem)
+            outcomes[sample.index] = _failed(shown[sample.index], sample.problem)
 
         dataset = FileDataset(names, self.color, self.sizes, self.tiles)
         detect_pages(self, dataset, len(os.sched_getaffinity(0)), take, miss)
@@ -517,20 +527,19 @@ def _convert(
     """A model folder of a model as Detectron2 names it: a config, with MODEL.WEIGHTS in it or among the
     overrides. Returns the config."""
     entries = own_registry()
-    initial = check_initial_weights(load_config(config_file), entries, str(config_file))
     config = load_config(config_file, overrides)
+    initial = find_address(load_config(config_file).MODEL.WEIGHTS, entries)
+    if initial is not None and not initial.classes:
+        check_backbone(config, initial, str(config_file))
     weights = config.MODEL.WEIGHTS
     if "://" in weights:
-        entry = check_initial_weights(config, entries, str(config_file))
-        if entry is initial and not entry.classes:
+        entry = resolve_address(weights, entries)
+        if not entry.classes:
             raise UserError(
-                f"{config_file} names no weights of a detector: MODEL.WEIGHTS {weights} is a "
-                "backbone, which it would be trained from. Name your checkpoint: MODEL.WEIGHTS "
-                "model_final.pth"
+                f"{config_file} names no weights of a detector: MODEL.WEIGHTS {weights} is a backbone, "
+                "which it would be trained from. Name your checkpoint: MODEL.WEIGHTS model_final.pth"
             )
-        raise UserError(
-            f"MODEL.WEIGHTS {weights} is the model {entry.name} of the registry: take it by that name."
-        )
+        weights, classes = _folder(entry.name) / WEIGHTS, classes or entry.classes
     if not weights or not Path(weights).is_file():
         raise UserError(
             f"MODEL.WEIGHTS {weights or '(empty)'} is no file. Name your checkpoint: MODEL.WEIGHTS "

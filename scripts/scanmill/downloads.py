@@ -110,8 +110,9 @@ def _by_hand(
             f"Where there is a network, download {addresses[0]}{size} by hand, put it here as "
             f"{target.resolve()}, and run the same command again: it is checked and taken. "
         )
-    text += "Behind a proxy, set https_proxy"
-    return text + (f" (it is {_without_secrets(proxy)} now)." if proxy else " (it is not set).")
+        now = f"it is {_without_secrets(proxy)} now" if proxy else "it is not set"
+        text += f"Behind a proxy, set https_proxy ({now})."
+    return text.rstrip()
 
 
 def _without_secrets(proxy: str) -> str:
@@ -176,12 +177,11 @@ def _transfer(
             length = response.headers.get("Content-Length", "")
             total = have + int(length) if length.isdigit() else None
             validator = response.headers.get("ETag", "")
-            if (
-                validator.startswith("W/") or not validator
-            ):  # A weak one does not promise equal bytes.
+            # A weak one does not promise equal bytes.
+            if validator.startswith("W/") or not validator:
                 validator = response.headers.get("Last-Modified", "")
             _write_note(part, {"url": url, "validator": validator})
-            _receive(response, part, have, total, expected, say)
+            _receive(response, url, part, have, total, expected, say)
     except requests.Timeout:
         raise _Broken(f"did not answer for {timeout[1]:g} s ({_so_far(part, expected)})") from None
     except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
@@ -209,12 +209,15 @@ def _check_response(response: requests.Response, url: str) -> None:
         each.url.startswith("http:") for each in (*response.history, response)
     ):
         raise _Failed(f"leads to an address that is not encrypted ({response.url})")
-    if response.status_code >= 500:
+    if response.status_code >= 500 or response.status_code in (
+        408,
+        429,
+    ):  # Timeout, too many requests.
         raise _Broken(f"answered {response.status_code} {response.reason}")
     if response.status_code not in (200, 206, 416):
         raise _Failed(f"answered {response.status_code} {response.reason}")
     if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise _Failed(_web_page(response.raw.read(1 << 16)))
+        raise _Failed(_web_page(next(response.iter_content(1 << 16), b"")))
 
 
 def _range_start(response: requests.Response) -> int | None:
@@ -224,6 +227,7 @@ def _range_start(response: requests.Response) -> int | None:
 
 def _receive(
     response: requests.Response,
+    url: str,
     part: Path,
     have: int,
     total: int | None,
@@ -231,7 +235,7 @@ def _receive(
     say: Callable[[str], None],
 ) -> None:
     started, next_line, first = time.monotonic(), time.monotonic() + INTERVAL, have
-    say(f"fetching {response.url}" + (f", from {_mb(have)} MB on" if have else ""))
+    say(f"fetching {url}" + (f", from {_mb(have)} MB on" if have else ""))
     with part.open("r+b" if have else "wb") as file:
         file.seek(have)
         file.truncate()

@@ -143,7 +143,7 @@ def find_model(name: str, folders: Sequence[Path], entries: Mapping[str, Entry])
     )
 
 
-def resolve_address(address: str, entries: Mapping[str, Entry]) -> Entry:
+def find_address(address: str, entries: Mapping[str, Entry]) -> Entry | None:
     """The entry that a `detectron2://` or `lp://` name of a config stands for, or a mirror of it.
 
     `lp://` is LayoutParser's: lp://PubLayNet/mask_rcnn_R_50_FPN_3x/config is the entry
@@ -161,9 +161,14 @@ def resolve_address(address: str, entries: Mapping[str, Entry]) -> Entry:
         wanted = name
     else:
         wanted = address
-    for entry in entries.values():
-        if wanted in entry.weights:
-            return entry
+    return next((entry for entry in entries.values() if wanted in entry.weights), None)
+
+
+def resolve_address(address: str, entries: Mapping[str, Entry]) -> Entry:
+    """As find_address; a UserError where there is no such entry."""
+    entry = find_address(address, entries)
+    if entry is not None:
+        return entry
     known = [each for entry in entries.values() for each in _addresses(entry)]
     nearest = difflib.get_close_matches(address, known, 3)
     hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
@@ -185,10 +190,9 @@ def _addresses(entry: Entry) -> Iterator[str]:
 
 def model_classes(model: Path | Entry) -> list[str]:
     """The classes of a detector; a UserError for a backbone."""
-    if isinstance(model, Path):
-        return read_card(model)["classes"]
-    if not model.classes:
+    classes = read_card(model)["classes"] if isinstance(model, Path) else list(model.classes)
+    if not classes:
         raise UserError(
             f"{model.name} is a backbone, which detectors are trained from: it finds nothing by itself."
         )
-    return list(model.classes)
+    return classes

@@ -17,14 +17,14 @@ from detectron2.modeling import build_model
 
 from scanmill import network, preprocessing
 from scanmill.configs import OWN, load_config
-from scanmill.conversion import check_initial_weights, convert_model
+from scanmill.conversion import check_backbone, convert_model
 from scanmill.detector import Detector
 from scanmill.downloads import Expected
 from scanmill.errors import UserError
 from scanmill.fetching import fetch_model
 from scanmill.model_folders import CONFIG, WEIGHTS, check_model, read_card
 from scanmill.progress import logger
-from scanmill.registry import REGISTRY, Entry, read_registry
+from scanmill.registry import REGISTRY, read_registry, resolve_address
 
 ENTRIES = read_registry(REGISTRY)
 R50 = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
@@ -249,9 +249,11 @@ def test_resnext_with_the_values_of_a_resnet_is_warned_of(tmp_path, page, caplog
 
 @pytest.mark.parametrize("path", sorted(OWN.glob("*_3x.yaml")), ids=lambda path: path.stem)
 def test_our_configs_go_with_the_weights_that_they_name(path):
-    entry = check_initial_weights(load_config(path), ENTRIES, path.name)
-    assert (entry is None) == ("R_" not in path.name and "X_" not in path.name)
-    assert entry is None or isinstance(entry, Entry)
+    config = load_config(path)
+    if "TIMM" in path.read_text():
+        assert config.MODEL.WEIGHTS == ""
+    else:
+        check_backbone(config, resolve_address(config.MODEL.WEIGHTS, ENTRIES), path.name)
 
 
 @pytest.mark.parametrize(
@@ -272,6 +274,6 @@ def test_our_configs_go_with_the_weights_that_they_name(path):
 def test_values_that_do_not_go_with_a_backbone_are_refused(overrides, says):
     config = load_config("mask_rcnn_X_101_32x8d_FPN_3x.yaml", overrides)
     with pytest.raises(
-        UserError, match=rf"a\.yaml: the backbone detectron2://.*X-101-32x8d\.pkl needs {says}"
+        UserError, match=rf"a\.yaml: the backbone ImageNet-X-101-32x8d needs {says}"
     ):
-        check_initial_weights(config, ENTRIES, "a.yaml")
+        check_backbone(config, ENTRIES["ImageNet-X-101-32x8d"], "a.yaml")

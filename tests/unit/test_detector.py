@@ -624,23 +624,47 @@ def test_config_and_checkpoint_take_the_place_of_a_model(detectron2, files, tmp_
 def test_config_that_names_a_backbone_wants_a_checkpoint():
     with pytest.raises(UserError, match=r"MODEL\.WEIGHTS detectron2://.*R-50\.pkl is a backbone"):
         load(config_file="mask_rcnn_R_50_FPN_3x.yaml")
-    published = "lp://PubLayNet/mask_rcnn_R_50_FPN_3x/weight"
+
+
+def test_names_of_the_registry_stand_for_weights(detectron2, files, tmp_path, monkeypatch):
+    """As users of Detectron2 and LayoutParser write them; the classes are those of the entry."""
+    config, (_, weights) = detectron2
+    register(tmp_path, config, weights, "Mine-starter")
+    monkeypatch.chdir(tmp_path)
+    options = {"config_file": config, "device": "cpu"}
+    model = load(**options, overrides=["MODEL.WEIGHTS", "lp://Mine/starter/weight"])
+    assert model.classes == read_card(SHIPPED)["classes"]
+    assert model.detect(files[0]).num_rows > 3
+    # What a config of LayoutParser names is gone, and does not matter where another is named.
+    text = config.read_text().replace("WEIGHTS: ''", "WEIGHTS: https://dropbox.com/s/x/y.pth?dl=1")
+    config.write_text(text)
+    assert load(**options, overrides=["MODEL.WEIGHTS", weights]).max_detections == 1000
+    with pytest.raises(UserError, match=r"dropbox\.com.* is not in the registry"):
+        load(**options)
+
+
+def test_config_that_does_not_go_with_its_backbone_is_refused(detectron2):
+    config, weights = detectron2
+    config.write_text(
+        "_BASE_: mask_rcnn_R_50_FPN_3x.yaml\nMODEL: {PIXEL_STD: [57.375, 57.12, 58.395]}"
+    )
     with pytest.raises(
-        UserError, match="is the model PubLayNet-mask_rcnn_R_50_FPN_3x of the registry"
+        UserError, match=r"the backbone ImageNet-R-50 needs MODEL\.PIXEL_STD \[1\.0"
     ):
-        load(
-            config_file="COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
-            overrides=["MODEL.WEIGHTS", published],
-        )
+        load(config_file=config, overrides=weights)
+
+
+def register(folder, config, weights, name):
+    entry = {"config": str(config), "weights": [weights], "licence": "CC0-1.0", "color": "grey"}
+    entry["classes"] = read_card(SHIPPED)["classes"]
+    (folder / "models.yaml").write_text(yaml.safe_dump({name: entry}))
 
 
 def test_model_of_the_registry_is_fetched_where_it_is_used(detectron2, tmp_path, monkeypatch):
     config, (_, weights) = detectron2
     run = tmp_path / "run"
     run.mkdir()
-    entry = {"config": str(config), "weights": [weights], "licence": "CC0-1.0", "color": "grey"}
-    entry["classes"] = read_card(SHIPPED)["classes"]
-    (run / "models.yaml").write_text(yaml.safe_dump({"mine": entry}))
+    register(run, config, weights, "mine")
     monkeypatch.chdir(run)
     assert load("mine", device="cpu").card["name"] == "mine"
     assert (run / "models" / "mine" / CARD).is_file()

@@ -1,5 +1,6 @@
 """The registry of models: what stands in it, and what names stand for."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import yaml
 
 from scanmill.configs import load_config
-from scanmill.conversion import check_initial_weights, count_parameters
+from scanmill.conversion import check_backbone, count_parameters
 from scanmill.downloads import Expected
 from scanmill.errors import UserError
 from scanmill.registry import (
@@ -75,7 +76,9 @@ def test_entry_is_of_its_config(entry):
         assert len(entry.classes) == config.MODEL.ROI_HEADS.NUM_CLASSES
         assert ("mask" in entry.name) == config.MODEL.MASK_ON
         assert str(config.MODEL.RESNETS.DEPTH) in entry.name
-        check_initial_weights(config, ENTRIES, entry.name)
+        backbone = resolve_address(config.MODEL.WEIGHTS, ENTRIES)
+        assert not backbone.classes
+        check_backbone(config, backbone, entry.name)
     if entry.expected.size_mb:
         # A training's checkpoint holds the optimizer's momentum, too, of all that was trained.
         bare = entry.weights[0].endswith(".pkl")
@@ -184,7 +187,7 @@ def test_mistake_in_an_entry_is_named(tmp_path, block, says):
 
 
 def test_name_that_is_no_folders_is_refused(tmp_path):
-    for name in ("a/b", "..", "'a b'"):
+    for name in ("a/b", "..", "'a b'", "downloads"):
         path = registry(tmp_path, **{name: LINE % ""})
         with pytest.raises(UserError, match="a model's name is a folder's"):
             read_registry(path)
@@ -220,7 +223,13 @@ def test_unknown_model_is_answered_with_those_there_are(tmp_path):
         find_model("x", [], {})
 
 
-def test_backbone_is_no_detector():
+def test_backbone_is_no_detector(tmp_path):
+    shutil.copytree(MODELS / "starter", tmp_path / "bare")
+    card = json.loads((tmp_path / "bare" / "model.json").read_text())
+    card |= {"kind": "backbone", "classes": []}
+    (tmp_path / "bare" / "model.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match="bare is a backbone"):
+        model_classes(tmp_path / "bare")
     with pytest.raises(UserError, match="ImageNet-R-50 is a backbone"):
         model_classes(ENTRIES["ImageNet-R-50"])
     assert model_classes(ENTRIES["TableBank-faster_rcnn_R_50_FPN_3x"]) == ["Table"]
