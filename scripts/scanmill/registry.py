@@ -137,7 +137,7 @@ def find_model(name: str, folders: Sequence[Path], entries: Mapping[str, Entry])
     looked = " or ".join(str(folder) for folder in folders)
     hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
     raise UserError(
-        f"There is no model {name}: no {name}/{CARD} in {looked}, and no such entry in the "
+        f"There is no model `{name}`: no {name}/{CARD} in {looked}, and no such entry in the "
         f"registry.{hint} Models found: {', '.join(local) or 'none'}; the registry's: "
         f"{', '.join(detectors) or 'none'} (python scripts/list_models.py says more)."
     )

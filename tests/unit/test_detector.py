@@ -673,7 +673,7 @@ def test_model_of_the_registry_is_fetched_where_it_is_used(detectron2, tmp_path,
     assert load("starter", device="cpu").card["name"] == "starter"
     shutil.move(run / "models", run / "elsewhere")
     assert load(run / "elsewhere" / "mine", device="cpu").card["name"] == "mine"
-    with pytest.raises(UserError, match="There is no model mine"):
+    with pytest.raises(UserError, match="There is no model `mine`"):
         load("mine")
     with pytest.raises(UserError, match="ImageNet-R-50 is a backbone"):
         load("ImageNet-R-50")

@@ -124,7 +124,7 @@ def test_model_stays_where_its_weights_are_others_by_now(tmp_path, mirrors, chec
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": "mime"}, "There is no model mime.*Did you mean mine?"),
+        ({"model": "mime"}, "There is no model `mime`.*Did you mean mine?"),
         ({"model": "ImageNet-R-50"}, "ImageNet-R-50 is a backbone"),
         ({"model": "mine", "crops": {"classes": ["tables"]}}, "tables"),
     ],
