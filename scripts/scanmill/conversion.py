@@ -57,14 +57,30 @@ def convert_model(
         tensors = _fitting(checkpoint, model.state_dict(), weights)
     else:
         tensors = _backbone(checkpoint, model.state_dict(), weights)
+    write_model(tensors, config, target, card, color, half)
+
+
+def write_model(
+    tensors: Mapping[str, torch.Tensor],
+    config: CfgNode,
+    target: Path,
+    card: Mapping[str, Any],
+    color: str = "config",
+    half: bool = False,
+) -> None:
+    """Write the model folder `target` in one step; arguments as of `convert_model`."""
+    config = config.clone()
+    config.defrost()
+    config.MODEL.WEIGHTS, config.MODEL.DEVICE = "", "cpu"
     small = {
-        name: (
-            tensor.half() if half and tensor.is_floating_point() and tensor.ndim > 1 else tensor
-        ).clone(memory_format=torch.contiguous_format)
+        name: (tensor.half() if half and tensor.is_floating_point() and tensor.ndim > 1 else tensor)
+        .detach()
+        .to("cpu")
+        .clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
     about = {
-        "kind": "detector" if classes else "backbone",
+        "kind": "detector" if card["classes"] else "backbone",
         "color": color,
         **card,
         "parameters": sum(tensor.numel() for tensor in tensors.values()),

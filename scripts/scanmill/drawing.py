@@ -1,10 +1,13 @@
 """Pictures of pages with their regions."""
 
 import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pyarrow as pa
+from matplotlib.figure import Figure
 
 # The palette of Okabe & Ito, "Color universal design" (2008), told apart with every kind of colour
 # vision, as RGB; without its black and yellow, which are lost among ink and on paper.
@@ -75,6 +78,33 @@ def draw_regions(
         corner = _points([(row["x_min"], row["y_min"])], zoom)[0]
         _draw_label(canvas, text, corner, class_color(row["class_name"]))
     return canvas
+
+
+def draw_training(metrics: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Write a figure of a training: its losses, learning rate, and AP, over iterations.
+
+    `metrics` are the lines of Detectron2's metrics.json.
+    """
+    names = sorted({name for line in metrics for name in line if "loss" in name})
+    scores = sorted({name for line in metrics for name in line if name.startswith("AP")})
+    figure = Figure(figsize=(8, 9), layout="constrained")
+    loss, rate, score = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 2))
+    for axes, chosen in ((loss, names), (rate, ["lr"]), (score, scores)):
+        for name in chosen:
+            points = [(line["iteration"], line[name]) for line in metrics if name in line]
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True), label=name, marker="." if axes is score else ""
+                )
+        if chosen and axes is not rate:
+            axes.legend(fontsize="small")
+        axes.grid(alpha=0.3)
+    loss.set(ylabel="loss", yscale="log")
+    rate.set(ylabel="learning rate")
+    score.set(ylabel="AP on validation pages", xlabel="iteration")
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format="png", dpi=120)
+    temporary.replace(path)
 
 
 def _points(points: np.ndarray | list, zoom: np.ndarray) -> np.ndarray:

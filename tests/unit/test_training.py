@@ -1,0 +1,356 @@
+"""Training: what is seen, what is kept, and that a run which was stopped goes on as if it was not."""
+
+import errno
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from detecting import SETTINGS, SHIPPED, copy_model
+
+from scanmill import training
+from scanmill.configs import load_config, resolve
+from scanmill.detector import Detector
+from scanmill.errors import UserError
+from scanmill.model_folders import CONFIG, WEIGHTS, check_model, read_card, read_config
+from scanmill.training import (
+    Order,
+    TrainingPages,
+    describe_start,
+    prepare_model,
+    start_from,
+    train,
+    training_config,
+    write_checkpoint,
+)
+
+CLASSES = ["block", "frame"]
+SMALL = [
+    *("INPUT.MIN_SIZE_TRAIN", (160, 192), "INPUT.MAX_SIZE_TRAIN", 300),
+    *("INPUT.MIN_SIZE_TEST", 160, "INPUT.MAX_SIZE_TEST", 300),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 60, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 32),
+]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Eight pages with blocks and frames, the last of them blank; (COCO, folder of images)."""
+    folder = tmp_path_factory.mktemp("pages")
+    rng = np.random.default_rng(3)
+    images, annotations = [], []
+    for number in range(1, 9):
+        page = np.full((400, 300), 240, np.uint8)
+        for row in range(3 if number < 8 else 0):
+            x, y = int(rng.integers(10, 60)), 20 + 125 * row + int(rng.integers(0, 15))
+            width, height = int(rng.integers(120, 220)), int(rng.integers(50, 90))
+            kind = row % 2
+            thickness = 3 if kind else cv2.FILLED
+            cv2.rectangle(page, (x, y), (x + width - 1, y + height - 1), 40, thickness)
+            right, bottom = x + width, y + height
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": kind + 1,
+                    "bbox": [x, y, width, height],
+                    "area": width * height,
+                    "iscrowd": 0,
+                    "segmentation": [[x, y, right, y, right, bottom, x, bottom]] if kind else [],
+                }
+            )
+        name = f"{number}.png"
+        cv2.imwrite(str(folder / name), page)
+        images.append({"id": number, "file_name": name, "width": 300, "height": 400})
+    categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)]
+    return {"images": images, "annotations": annotations, "categories": categories}, folder
+
+
+def config_of(*overrides, epochs=2, classes=2):
+    config = resolve(read_config(SHIPPED / CONFIG), [*SMALL, *overrides], "starter")
+    given = {*SMALL[0::2], *overrides[0::2]}
+    return training_config(config, given, 8, classes, epochs, "cpu")
+
+
+CARD = {"name": "mine", "classes": CLASSES, "color": "grey"}
+
+
+def run(dataset, state, config, validate=lambda folder: {"AP": 0.0}, **options):
+    truth, images = dataset
+    options = {"start": SHIPPED, "card": CARD, "workers": 0} | options
+    return train(config, truth, images, state=state, validate=validate, **options)
+
+
+def metrics(state):
+    return [json.loads(line) for line in (state / "metrics.json").read_text().splitlines()]
+
+
+# Config -------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_given_follows_from_the_data():
+    config = training_config(load_config("mask_rcnn_R_50_FPN_3x.yaml"), (), 1000, 7, 30, "cuda")
+    solver = config.SOLVER
+    assert config.MODEL.ROI_HEADS.NUM_CLASSES == 7
+    assert (solver.IMS_PER_BATCH, solver.MAX_ITER) == (8, 3750)
+    assert pytest.approx(0.01) == solver.BASE_LR
+    assert (solver.STEPS, solver.WARMUP_ITERS) == ((2625, 3375), 375)
+    assert config.TEST.EVAL_PERIOD == 188
+    small = training_config(load_config("mask_rcnn_R_50_FPN_3x.yaml"), (), 5, 2, 1, "cpu").SOLVER
+    assert (small.IMS_PER_BATCH, small.MAX_ITER, small.WARMUP_ITERS) == (2, 3, 1)
+    assert pytest.approx(0.0025) == small.BASE_LR
+
+
+def test_what_is_given_stays():
+    given = ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.BASE_LR", 0.3, "SOLVER.STEPS", (5,)]
+    config = training_config(
+        load_config("mask_rcnn_R_50_FPN_3x.yaml", given), given[0::2], 100, 2, 2, "cpu"
+    )
+    solver = config.SOLVER
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.STEPS, solver.MAX_ITER) == (
+        4,
+        0.3,
+        (5,),
+        50,
+    )
+
+
+# Weights ------------------------------------------------------------------------------------------
+
+
+def test_model_with_the_same_classes_keeps_everything():
+    model = prepare_model(config_of(classes=5), True)
+    start = start_from(model, SHIPPED, read_card(SHIPPED)["classes"])
+    assert not start.renewed
+    assert not start.missing
+    stored = safetensors.torch.load_file(SHIPPED / WEIGHTS)
+    assert all(
+        torch.equal(model.state_dict()[k], stored[k].to(v.dtype))
+        for k, v in model.state_dict().items()
+    )
+
+
+def test_other_classes_renew_what_predicts_them():
+    for classes, count in ((CLASSES, 2), (["a", "b", "c", "d", "e"], 5)):
+        model = prepare_model(config_of(classes=count), True)
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        start = start_from(model, SHIPPED, classes)
+        parts = {".".join(name.split(".")[:3]) for name in start.renewed}
+        assert parts == {
+            "roi_heads.box_predictor.cls_score",
+            "roi_heads.box_predictor.bbox_pred",
+            "roi_heads.mask_head.predictor",
+        }
+        assert all(torch.equal(before[name], model.state_dict()[name]) for name in start.renewed)
+        [kept, renewed] = describe_start(start, SHIPPED)
+        assert kept == f"from {SHIPPED}: {len(start.kept)} tensors kept"
+        assert "6 drawn anew" in renewed
+        assert "roi_heads.box_predictor.cls_score.weight" in renewed
+
+
+def test_other_anchors_renew_the_last_layers_of_the_rpn():
+    ratios = ["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.1, 0.3, 0.7, 1.5, 4.0, 8.0, 9.0]]]
+    model = prepare_model(config_of(*ratios, classes=5), True)
+    start = start_from(model, SHIPPED, read_card(SHIPPED)["classes"])
+    assert {name.split(".")[2] for name in start.renewed} == {"objectness_logits", "anchor_deltas"}
+
+
+def test_weights_of_another_architecture_are_refused():
+    model = prepare_model(config_of("MODEL.RESNETS.DEPTH", 34, classes=5), True)
+    with pytest.raises(
+        UserError, match=r"cannot start from .*of another architecture \(backbone\."
+    ):
+        start_from(model, SHIPPED, CLASSES)
+
+
+def test_start_from_nothing_is_said():
+    model = prepare_model(config_of(), False)
+    start = start_from(model, None, CLASSES)
+    assert len(start.missing) == len(model.state_dict())
+    assert describe_start(start, None)[0].startswith("training starts from nothing: all ")
+
+
+def test_statistics_of_small_batches_are_not_taken():
+    for steady in (True, False):
+        model = prepare_model(config_of(), steady)
+        norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert norms
+        assert all(norm.training != steady for norm in norms)
+
+
+# Pages --------------------------------------------------------------------------------------------
+
+
+def test_order_is_every_page_once_an_epoch_and_the_same_from_the_middle():
+    whole = list(Order(5, 2, 7, 0, 10))
+    assert [place for batch in whole for place, _ in batch] == list(range(20))
+    for epoch in range(4):
+        pages = [page for batch in whole for place, page in batch if place // 5 == epoch]
+        assert sorted(pages) == list(range(5))
+    assert (
+        len({tuple(page for batch in whole for p, page in batch if p // 5 == e) for e in range(4)})
+        > 1
+    )
+    assert list(Order(5, 2, 7, 4, 10)) == whole[4:]
+
+
+def test_page_is_varied_by_its_place_alone(dataset):
+    pages = TrainingPages(*dataset, config_of(), "grey", 1)
+    assert len(pages) == 8
+    one, same, other = pages[(3, 0)], pages[(3, 0)], pages[(4, 0)]
+    assert np.array_equal(one["image"], same["image"])
+    assert one["image"].shape != other["image"].shape or (one["image"] != other["image"]).any()
+    assert len(pages[(5, 7)]["boxes"]) == 0
+    for place in range(6):
+        page = pages[(place, 2)]
+        channels, height, width = page["image"].shape
+        assert channels == 1
+        assert min(height, width) in (160, 192) or max(height, width) == 300
+        assert (page["boxes"][:, 2:] > page["boxes"][:, :2]).all()
+        assert (page["boxes"][:, 2] <= width + 1).all()
+        for box, parts in zip(page["boxes"], page["polygons"], strict=True):
+            points = np.concatenate(parts).reshape(-1, 2)
+            assert np.abs(points.min(0) - box[:2]).max() < 6
+        # A filled block is dark where its box says.
+        for box, kind in zip(page["boxes"], page["classes"], strict=True):
+            x, y = ((box[:2] + box[2:]) / 2).astype(int)
+            if kind == 0:
+                assert page["image"][0, y, x] < 150
+
+
+# Training -----------------------------------------------------------------------------------------
+
+
+def test_model_learns_and_comes_out_as_a_model_folder(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "LOG_PERIOD", 10)
+    seen = []
+
+    def validate(folder):
+        assert read_card(folder)["classes"] == CLASSES
+        seen.append(check_model(folder)["sha256"])
+        return {"AP": [1.0, 3.0, 2.0][min(len(seen) - 1, 2)]}
+
+    config = config_of("TEST.EVAL_PERIOD", 10, "SOLVER.MAX_ITER", 30)
+    trained = run(dataset, tmp_path / "state", config, validate)
+    assert trained.best == {"AP": 3.0, "iteration": 20}
+    assert trained.iterations == 30
+    assert check_model(trained.folder)["sha256"] == seen[1]
+    lines = metrics(tmp_path / "state")
+    assert [line["iteration"] for line in lines] == [9, 19, 29]
+    assert lines[-1]["total_loss"] < lines[0]["total_loss"]
+    assert [line["AP"] for line in lines] == [1.0, 3.0, 2.0]
+    assert cv2.imread(str(tmp_path / "state" / "training.png")) is not None
+    assert list((tmp_path / "state" / "tensorboard").iterdir())
+    assert Detector(trained.folder, SETTINGS, "cpu").color == "grey"
+    # Complete: nothing runs again.
+    again = run(dataset, tmp_path / "state", config, lambda folder: pytest.fail("validated"))
+    assert again == trained
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_run_that_was_stopped_goes_on_as_if_it_had_not_been(
+    dataset, tmp_path, monkeypatch, workers
+):
+    monkeypatch.setattr(training, "LOG_PERIOD", 2)
+    monkeypatch.setattr(training, "CHECKPOINT_PERIOD", 4)
+    config = config_of("TEST.EVAL_PERIOD", 4, "SOLVER.MAX_ITER", 12)
+    figures = {4: 5.0, 8: 9.0, 12: 7.0}
+    validated = []
+
+    def validate(folder):
+        validated.append(None)
+        return {"AP": figures[4 * len(validated)]}
+
+    whole = run(dataset, tmp_path / "whole", config, validate, workers=workers)
+    validated.clear()
+    step = training.Trainer.run_step
+    for stop in (1, 5, 10):  # Before the first checkpoint, and between two others.
+
+        def until(trainer, stop=stop):
+            if trainer.iter == stop:
+                raise Stopped
+            step(trainer)
+
+        monkeypatch.setattr(training.Trainer, "run_step", until)
+        with pytest.raises(Stopped):
+            run(dataset, tmp_path / "stopped", config, validate, workers=workers)
+        # What lies between the last checkpoint and the kill comes again.
+        del validated[stop // 4 :]
+    monkeypatch.setattr(training.Trainer, "run_step", step)
+    resumed = run(dataset, tmp_path / "stopped", config, validate, workers=workers)
+    assert resumed.best == whole.best == {"AP": 9.0, "iteration": 8}
+    one, other = metrics(tmp_path / "whole"), metrics(tmp_path / "stopped")
+    assert [line["iteration"] for line in one] == [line["iteration"] for line in other]
+    for name in ("total_loss", "lr"):
+        assert [line[name] for line in one] == pytest.approx(
+            [line[name] for line in other], rel=1e-6
+        )
+    weights = [safetensors.torch.load_file(each.folder / WEIGHTS) for each in (whole, resumed)]
+    assert all(torch.allclose(weights[0][k], weights[1][k], atol=1e-6) for k in weights[0])
+
+
+def test_training_ends_when_nothing_better_comes(dataset, tmp_path):
+    config = config_of("TEST.EVAL_PERIOD", 2, "SOLVER.MAX_ITER", 40)
+    trained = run(dataset, tmp_path / "a", config, lambda folder: {"AP": 1.0}, patience=3)
+    assert trained.iterations == 8
+    assert trained.best["iteration"] == 2
+    again = run(dataset, tmp_path / "a", config, lambda folder: pytest.fail("again"), patience=3)
+    assert again.iterations == 8
+
+
+def test_loss_that_is_no_number_stops_and_keeps_the_last_good_model(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_PERIOD", 2)
+    step = training.Trainer.run_step
+
+    def spoil(trainer):
+        if trainer.iter == 5:
+            with torch.no_grad():
+                trainer.model.roi_heads.box_predictor.cls_score.bias.fill_(torch.nan)
+        step(trainer)
+
+    monkeypatch.setattr(training.Trainer, "run_step", spoil)
+    config = config_of("TEST.EVAL_PERIOD", 3, "SOLVER.MAX_ITER", 10)
+    with pytest.raises(
+        UserError, match=r"no number any more at iteration 5 .* on \d\.png, \d\.png"
+    ) as raised:
+        run(dataset, tmp_path / "state", config)
+    assert "Lower SOLVER.BASE_LR" in str(raised.value)
+    saved = torch.load(tmp_path / "state" / "last.pth", weights_only=True)
+    assert saved["iteration"] == 3
+    assert all(value.isfinite().all() for value in saved["model"].values())
+    assert check_model(tmp_path / "state" / "best")
+
+
+def test_checkpoint_survives_a_full_disk(tmp_path, monkeypatch):
+    path = tmp_path / "last.pth"
+    write_checkpoint({"iteration": 1}, path)
+
+    def full(saved, file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(training.torch, "save", full)
+    with pytest.raises(OSError, match=r"No space left.*last\.pth"):
+        write_checkpoint({"iteration": 2}, path)
+    assert torch.load(path, weights_only=True) == {"iteration": 1}
+    assert [each.name for each in tmp_path.iterdir()] == ["last.pth"]
+
+
+def test_dataset_without_pages_is_refused(dataset, tmp_path):
+    truth, images = dataset
+    empty = {**truth, "images": [], "annotations": []}
+    with pytest.raises(UserError, match="no page to train on"):
+        run((empty, images), tmp_path, config_of())
+
+
+def test_colour_models_get_colour_pages(dataset, tmp_path):
+    folder = copy_model(tmp_path / "colour")
+    shutil.rmtree(folder)
+    pages = TrainingPages(*dataset, config_of(), "RGB", 1)
+    assert pages[(0, 0)]["image"].shape[0] == 3
