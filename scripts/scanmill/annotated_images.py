@@ -7,17 +7,19 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import ExifTags, Image
 
 from scanmill.annotations import image_path
 from scanmill.image_documents import IMAGE_FORMATS
-from scanmill.image_files import TURN_OF_ORIENTATION, UPRIGHT
+from scanmill.image_files import TURN_OF_ORIENTATION, UPRIGHT, Turn, decode, turn_pixels
 from scanmill.page_images import PageError
 
 #: What Label Studio puts before the name of an uploaded file: the first part of a random UUID.
@@ -87,7 +89,7 @@ def uploaded_name(name: str) -> str:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # A name that is too long, a folder that may not be entered.
+    except (OSError, ValueError):  # Too long, in a folder that may not be entered, no name at all.
         return False
 
 
@@ -102,10 +104,16 @@ def relative_name(path: Path, root: Path) -> str:
 def read_headers(paths: Iterable[Path], threads: int) -> Mapping[Path, ImageHeader | str]:
     """Of each image its size and digest, or why it cannot be used. All of each file is decoded."""
     unique: Sequence[Path] = sorted(set(paths))
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        # Pages of 90 megapixels and more are what newspapers are scanned to.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with _large_images(), ThreadPoolExecutor(threads) as pool:
         return dict(zip(unique, pool.map(_read_header, unique), strict=True))
+
+
+@contextmanager
+def _large_images() -> Iterator[None]:
+    """Without warnings of images from 90 megapixels on, to which newspapers are scanned."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def _read_header(path: Path) -> ImageHeader | str:
@@ -127,9 +135,25 @@ def _measure(image: Image.Image, data: bytes) -> ImageHeader:
     width, height = image.size
     if getattr(image, "n_frames", 1) > 1 and image.format == "TIFF":
         raise PageError("unsupported", f"a TIFF of {image.n_frames} pages: make an image of each")
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if TURN_OF_ORIENTATION.get(orientation, UPRIGHT).transpose:
+    if image.mode == "F":
+        raise PageError("unsupported", "an image of floating-point numbers")
+    if _turn(image).transpose:
         width, height = height, width
     image.draft(None, (image.width // _REDUCTION, image.height // _REDUCTION))
     image.load()
     return ImageHeader(width, height, hashlib.sha256(data).hexdigest())
+
+
+def _turn(image: Image.Image) -> Turn:
+    """What makes an image upright."""
+    return TURN_OF_ORIENTATION.get(image.getexif().get(ExifTags.Base.Orientation, 1), UPRIGHT)
+
+
+def read_upright(path: Path) -> np.ndarray:
+    """The pixels of an image that `read_headers` found sound: uint8, (H, W) grey or (H, W, 3) BGR."""
+    data = path.read_bytes()
+    with _large_images(), Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+        pixels = decode(data)
+        if pixels is None:  # Of the kinds that only Pillow knows.
+            pixels = np.asarray(image.convert("RGB"))[..., ::-1]
+        return turn_pixels(pixels, _turn(image))
