@@ -1,13 +1,12 @@
 """Pictures of pages with their regions."""
 
 import zlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pyarrow as pa
-from matplotlib.figure import Figure
 
 # The palette of Okabe & Ito, "Color universal design" (2008), told apart with every kind of colour
 # vision, as RGB; without its black and yellow, which are lost among ink and on paper.
@@ -42,6 +41,17 @@ def class_color(name: str) -> tuple[int, int, int]:
     return color[::-1]
 
 
+class Shape(NamedTuple):
+    """A region to draw, in pixels of the page."""
+
+    class_name: str
+    box: tuple[float, float, float, float]
+    """x_min, y_min, x_max, y_max."""
+    polygons: Sequence[Sequence[float]]
+    """Each x, y, x, y, ...; none where there is only a box."""
+    label: str
+
+
 def draw_regions(
     image: np.ndarray, regions: pa.Table, *, max_side: int | None = 1600
 ) -> np.ndarray:
@@ -52,6 +62,22 @@ def draw_regions(
     a table of the schema `regions` in pixels of that image. A page whose longer side exceeds
     `max_side` pixels is reduced to it first (None: never).
     """
+    shapes = [
+        Shape(
+            row["class_name"],
+            (row["x_min"], row["y_min"], row["x_max"], row["y_max"]),
+            [row["polygon"]] if row["polygon"] else [],
+            f"{row['region']} {row['class_name']} {row['score']:.2f}",
+        )
+        for row in regions.to_pylist()
+    ]
+    return draw_shapes(image, shapes, max_side=max_side)
+
+
+def draw_shapes(
+    image: np.ndarray, shapes: Sequence[Shape], *, max_side: int | None = 1600
+) -> np.ndarray:
+    """As `draw_regions`, of regions that are in no table: with their own labels."""
     height, width = image.shape[:2]
     scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
     if scale < 1:
@@ -62,49 +88,19 @@ def draw_regions(
     zoom = np.array([canvas.shape[1] / width, canvas.shape[0] / height])
     line = max(1, round(LINE_WIDTH * max(canvas.shape[:2])))
 
-    rows = regions.to_pylist()
-    for row in rows:
-        color = class_color(row["class_name"])
-        corners = [(row["x_min"], row["y_min"]), (row["x_max"], row["y_max"])]
-        upper, lower = _points(corners, zoom)
-        if row["polygon"]:
-            outline = _points(np.reshape(row["polygon"], (-1, 2)), zoom)
+    for shape in shapes:
+        color = class_color(shape.class_name)
+        upper, lower = _points(np.reshape(shape.box, (2, 2)), zoom)
+        for polygon in shape.polygons:
+            outline = _points(np.reshape(polygon, (-1, 2)), zoom)
             cv2.polylines(canvas, [outline], True, color, line, cv2.LINE_AA)
         # Thinner beside an outline, which says more.
-        thickness = max(1, line // 2) if row["polygon"] else line
+        thickness = max(1, line // 2) if shape.polygons else line
         cv2.rectangle(canvas, upper, lower, color, thickness)
-    for row in rows:  # last, so that no line crosses a label
-        text = f"{row['region']} {row['class_name']} {row['score']:.2f}"
-        corner = _points([(row["x_min"], row["y_min"])], zoom)[0]
-        _draw_label(canvas, text, corner, class_color(row["class_name"]))
+    for shape in shapes:  # last, so that no line crosses a label
+        corner = _points([shape.box[:2]], zoom)[0]
+        _draw_label(canvas, shape.label, corner, class_color(shape.class_name))
     return canvas
-
-
-def draw_training(metrics: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Write a figure of a training: its losses, learning rate, and AP, over iterations.
-
-    `metrics` are the lines of Detectron2's metrics.json.
-    """
-    names = sorted({name for line in metrics for name in line if "loss" in name})
-    scores = sorted({name for line in metrics for name in line if name.startswith("AP")})
-    figure = Figure(figsize=(8, 9), layout="constrained")
-    loss, rate, score = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 2))
-    for axes, chosen in ((loss, names), (rate, ["lr"]), (score, scores)):
-        for name in chosen:
-            points = [(line["iteration"], line[name]) for line in metrics if name in line]
-            if points:
-                axes.plot(
-                    *zip(*points, strict=True), label=name, marker="." if axes is score else ""
-                )
-        if chosen and axes is not rate:
-            axes.legend(fontsize="small")
-        axes.grid(alpha=0.3)
-    loss.set(ylabel="loss", yscale="log")
-    rate.set(ylabel="learning rate")
-    score.set(ylabel="AP on validation pages", xlabel="iteration")
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=120)
-    temporary.replace(path)
 
 
 def _points(points: np.ndarray | list, zoom: np.ndarray) -> np.ndarray:

@@ -142,6 +142,35 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("message", pa.string()),
         ]
     ),
+    # Of a dataset to train on: its objects, and what was wrong with its annotations and images.
+    "dataset": pa.schema(
+        [
+            ("split", pa.string()),
+            *_KEY,
+            ("file_name", pa.string()),
+            ("image_id", pa.int32()),
+            ("annotation_id", pa.int32()),
+            ("class_id", pa.int32()),
+            ("class_name", pa.string()),
+            ("x_min", pa.float32()),
+            ("y_min", pa.float32()),
+            ("x_max", pa.float32()),
+            ("y_max", pa.float32()),
+            ("polygon", pa.list_(pa.float32())),
+            ("page_width", pa.int32()),
+            ("page_height", pa.int32()),
+        ]
+    ),
+    "problems": pa.schema(
+        [
+            ("kind", pa.string()),
+            ("severity", pa.string()),
+            ("file", pa.string()),
+            ("image", pa.string()),
+            ("annotation", pa.string()),
+            ("message", pa.string()),
+        ]
+    ),
 }
 
 

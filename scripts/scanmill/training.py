@@ -43,12 +43,12 @@ from torchvision.ops import roi_align
 
 from scanmill.augmentation import Augmentation, augment
 from scanmill.conversion import BOTTOM_UP, write_model
-from scanmill.drawing import draw_training
 from scanmill.errors import UserError
 from scanmill.image_files import decode_reduced
 from scanmill.model_folders import WEIGHTS, is_backbone, read_card, replace_folder
 from scanmill.preprocessing import read_image_file, resize, resized_shape
 from scanmill.progress import logger
+from scanmill.training_curves import draw_training
 
 #: Tensors that depend on the classes and anchors: of another shape, they start anew.
 RENEWABLE = (
