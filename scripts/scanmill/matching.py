@@ -49,11 +49,8 @@ class Pages(NamedTuple):
     """As COCO has them, in the order of their ids."""
     scales: np.ndarray
     """[I] squared pixels of the resized page for each of the image."""
-
-    @property
-    def documents(self) -> list[str]:
-        """The document of each page; a page that names none is one of its own."""
-        return [str(image.get("document", image["file_name"])) for image in self.images]
+    documents: list[str]
+    """The document of each page; a page that names none is one of its own."""
 
 
 class Objects(NamedTuple):
@@ -146,7 +143,8 @@ def read_truth(truth: Mapping, min_size: int, max_size: int) -> tuple[list[str],
         ids=np.array([each["id"] for each in annotations], dtype=np.int64),
         outlines=[each.get("segmentation") or [] for each in annotations],
     )
-    return classes, Pages(images, np.array(scales)), objects
+    documents = [str(image.get("document", image["file_name"])) for image in images]
+    return classes, Pages(images, np.array(scales), documents), objects
 
 
 def _class_names(truth: Mapping) -> list[str]:
@@ -163,9 +161,7 @@ def _class_names(truth: Mapping) -> list[str]:
     return names
 
 
-def _check_annotation(
-    annotation: Mapping, images: Mapping[int, Mapping], n_classes: int
-) -> None:
+def _check_annotation(annotation: Mapping, images: Mapping[int, Mapping], n_classes: int) -> None:
     where = f"Annotation {annotation['id']}"
     if annotation["image_id"] not in images:
         raise UserError(
@@ -256,7 +252,9 @@ def _check_classes(ids: np.ndarray, names: pa.Array, classes: Sequence[str]) -> 
 class PagewiseEvaluation(COCOeval):
     """COCOeval, of which only the innermost loop is another, for pages of hundreds of objects."""
 
-    def evaluateImg(self, imgId: int, catId: int, aRng: Sequence[float], maxDet: int) -> dict | None:  # noqa: N802, N803
+    def evaluateImg(
+        self, imgId: int, catId: int, aRng: Sequence[float], maxDet: int
+    ) -> dict | None:
         """The same dict, without a look at the pairs that overlap too little to match at any IoU.
 
         COCOeval walks over each detection and each object, ten times; on a newspaper page one pair in
