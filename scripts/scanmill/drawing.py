@@ -1,6 +1,7 @@
 """Pictures of pages with their regions."""
 
 import zlib
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -28,6 +29,8 @@ COLORS = {
 # Shares of the drawn image's longer side: at 1600 px lines of 3 px, letters 14 px high.
 LINE_WIDTH = 0.002
 LETTER_HEIGHT = 0.009
+# Pixels between pages that are compared.
+GAP = 12
 
 
 def class_color(name: str) -> tuple[int, int, int]:
@@ -49,32 +52,76 @@ def draw_regions(
     a table of the schema `regions` in pixels of that image. A page whose longer side exceeds
     `max_side` pixels is reduced to it first (None: never).
     """
-    height, width = image.shape[:2]
-    scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    canvas = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image.copy()
+    canvas = _canvas(image, max_side)
     # For each axis, since a size in whole pixels stretches the page a little.
-    zoom = np.array([canvas.shape[1] / width, canvas.shape[0] / height])
+    zoom = np.array([canvas.shape[1] / image.shape[1], canvas.shape[0] / image.shape[0]])
     line = max(1, round(LINE_WIDTH * max(canvas.shape[:2])))
-
     rows = regions.to_pylist()
     for row in rows:
-        color = class_color(row["class_name"])
-        corners = [(row["x_min"], row["y_min"]), (row["x_max"], row["y_max"])]
-        upper, lower = _points(corners, zoom)
-        if row["polygon"]:
-            outline = _points(np.reshape(row["polygon"], (-1, 2)), zoom)
-            cv2.polylines(canvas, [outline], True, color, line, cv2.LINE_AA)
-        # Thinner beside an outline, which says more.
-        thickness = max(1, line // 2) if row["polygon"] else line
-        cv2.rectangle(canvas, upper, lower, color, thickness)
+        _draw_shape(canvas, row, [row["polygon"]] if row["polygon"] else [], zoom, line)
     for row in rows:  # last, so that no line crosses a label
         text = f"{row['region']} {row['class_name']} {row['score']:.2f}"
         corner = _points([(row["x_min"], row["y_min"])], zoom)[0]
         _draw_label(canvas, text, corner, class_color(row["class_name"]))
     return canvas
+
+
+def draw_comparison(
+    image: np.ndarray,
+    page_size: tuple[int, int],
+    *sides: Sequence[Mapping],
+    max_side: int | None = 1200,
+) -> np.ndarray:
+    """Return the same page several times from left to right, each with other regions, uint8 BGR.
+
+    `image` is as for `draw_regions`, of any size; regions are in pixels of a page of `page_size` (width,
+    height). Each is a mapping with `class_name`, `x_min` .. `y_max`, `polygons` (a list of x and y
+    alternating) and `error`: None for a region that is right, which gets thin lines alone, or what is
+    wrong with it, which is written to it.
+    """
+    page = _canvas(image, max_side)
+    zoom = np.array([page.shape[1] / page_size[0], page.shape[0] / page_size[1]])
+    line = max(2, round(LINE_WIDTH * max(page.shape[:2])))
+    gap = np.full((page.shape[0], GAP, 3), 255, dtype=np.uint8)
+    parts = []
+    for regions in sides:
+        picture = page.copy()
+        for row in regions:
+            _draw_shape(picture, row, row["polygons"], zoom, 1 if row["error"] is None else line)
+        for row in regions:
+            if row["error"] is not None:
+                corner = _points([(row["x_min"], row["y_min"])], zoom)[0]
+                _draw_label(picture, row["error"], corner, class_color(row["class_name"]))
+        parts += [gap, picture]
+    return np.hstack(parts[1:])
+
+
+def _canvas(image: np.ndarray, max_side: int | None) -> np.ndarray:
+    """Return a BGR copy of `image`, its longer side reduced to `max_side` pixels if it has more."""
+    height, width = image.shape[:2]
+    scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image.copy()
+
+
+def _draw_shape(
+    canvas: np.ndarray,
+    row: Mapping,
+    polygons: Sequence[Sequence[float]],
+    zoom: np.ndarray,
+    line: int,
+) -> None:
+    """Draw a region's outlines and its box in the colour of its class, `line` pixels wide."""
+    color = class_color(row["class_name"])
+    corners = [(row["x_min"], row["y_min"]), (row["x_max"], row["y_max"])]
+    upper, lower = _points(corners, zoom)
+    for polygon in polygons:
+        outline = _points(np.reshape(polygon, (-1, 2)), zoom)
+        cv2.polylines(canvas, [outline], True, color, line, cv2.LINE_AA)
+    # Thinner beside an outline, which says more.
+    cv2.rectangle(canvas, upper, lower, color, max(1, line // 2) if polygons else line)
 
 
 def _points(points: np.ndarray | list, zoom: np.ndarray) -> np.ndarray:
