@@ -1,7 +1,7 @@
 """Pictures of pages with their regions."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -30,15 +30,8 @@ COLORS = {
 # Shares of the drawn image's longer side: at 1600 px lines of 3 px, letters 14 px high.
 LINE_WIDTH = 0.002
 LETTER_HEIGHT = 0.009
-
-
-def class_color(name: str) -> tuple[int, int, int]:
-    """Return the BGR colour of a class: by its name alone, the same in every run and model."""
-    known = COLORS.get(name.lower())
-    color = (
-        PALETTE[known] if known else [*PALETTE.values()][zlib.crc32(name.encode()) % len(PALETTE)]
-    )
-    return color[::-1]
+# Pixels between pages that are compared.
+GAP = 12
 
 
 class Shape(NamedTuple):
@@ -50,6 +43,15 @@ class Shape(NamedTuple):
     polygons: Sequence[Sequence[float]]
     """Each x, y, x, y, ...; none where there is only a box."""
     label: str
+
+
+def class_color(name: str) -> tuple[int, int, int]:
+    """Return the BGR colour of a class: by its name alone, the same in every run and model."""
+    known = COLORS.get(name.lower())
+    color = (
+        PALETTE[known] if known else [*PALETTE.values()][zlib.crc32(name.encode()) % len(PALETTE)]
+    )
+    return color[::-1]
 
 
 def draw_regions(
@@ -78,29 +80,74 @@ def draw_shapes(
     image: np.ndarray, shapes: Sequence[Shape], *, max_side: int | None = 1600
 ) -> np.ndarray:
     """As `draw_regions`, of regions that are in no table: with their own labels."""
+    canvas = _canvas(image, max_side)
+    # For each axis, since a size in whole pixels stretches the page a little.
+    zoom = np.array([canvas.shape[1] / image.shape[1], canvas.shape[0] / image.shape[0]])
+    line = max(1, round(LINE_WIDTH * max(canvas.shape[:2])))
+    for shape in shapes:
+        _draw_shape(canvas, shape, zoom, line)
+    for shape in shapes:  # last, so that no line crosses a label
+        _draw_label(canvas, shape, zoom)
+    return canvas
+
+
+def draw_comparison(
+    image: np.ndarray,
+    page_size: tuple[int, int],
+    *sides: Sequence[Mapping],
+    max_side: int | None = 1200,
+) -> np.ndarray:
+    """Return the same page several times from left to right, each with other regions, uint8 BGR.
+
+    `image` is as for `draw_regions`, of any size; regions are in pixels of a page of `page_size` (width,
+    height). Each is a mapping with `class_name`, `x_min` .. `y_max`, `polygons` (a list of x and y
+    alternating) and `error`: None for a region that is right, which gets thin lines alone, or what is
+    wrong with it, which is written to it.
+    """
+    page = _canvas(image, max_side)
+    zoom = np.array([page.shape[1] / page_size[0], page.shape[0] / page_size[1]])
+    line = max(2, round(LINE_WIDTH * max(page.shape[:2])))
+    gap = np.full((page.shape[0], GAP, 3), 255, dtype=np.uint8)
+    parts = []
+    for regions in sides:
+        picture = page.copy()
+        shapes = [
+            Shape(
+                row["class_name"],
+                (row["x_min"], row["y_min"], row["x_max"], row["y_max"]),
+                row["polygons"],
+                row["error"] or "",
+            )
+            for row in regions
+        ]
+        for shape in shapes:
+            _draw_shape(picture, shape, zoom, line if shape.label else 1)
+        for shape in shapes:
+            if shape.label:
+                _draw_label(picture, shape, zoom)
+        parts += [gap, picture]
+    return np.hstack(parts[1:])
+
+
+def _canvas(image: np.ndarray, max_side: int | None) -> np.ndarray:
+    """Return a BGR copy of `image`, its longer side reduced to `max_side` pixels if it has more."""
     height, width = image.shape[:2]
     scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    canvas = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image.copy()
-    # For each axis, since a size in whole pixels stretches the page a little.
-    zoom = np.array([canvas.shape[1] / width, canvas.shape[0] / height])
-    line = max(1, round(LINE_WIDTH * max(canvas.shape[:2])))
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image.copy()
 
-    for shape in shapes:
-        color = class_color(shape.class_name)
-        upper, lower = _points(np.reshape(shape.box, (2, 2)), zoom)
-        for polygon in shape.polygons:
-            outline = _points(np.reshape(polygon, (-1, 2)), zoom)
-            cv2.polylines(canvas, [outline], True, color, line, cv2.LINE_AA)
-        # Thinner beside an outline, which says more.
-        thickness = max(1, line // 2) if shape.polygons else line
-        cv2.rectangle(canvas, upper, lower, color, thickness)
-    for shape in shapes:  # last, so that no line crosses a label
-        corner = _points([shape.box[:2]], zoom)[0]
-        _draw_label(canvas, shape.label, corner, class_color(shape.class_name))
-    return canvas
+
+def _draw_shape(canvas: np.ndarray, shape: Shape, zoom: np.ndarray, line: int) -> None:
+    """Draw a region's outlines and its box in the colour of its class, `line` pixels wide."""
+    color = class_color(shape.class_name)
+    upper, lower = _points(np.reshape(shape.box, (2, 2)), zoom)
+    for polygon in shape.polygons:
+        outline = _points(np.reshape(polygon, (-1, 2)), zoom)
+        cv2.polylines(canvas, [outline], True, color, line, cv2.LINE_AA)
+    # Thinner beside an outline, which says more.
+    cv2.rectangle(canvas, upper, lower, color, max(1, line // 2) if shape.polygons else line)
 
 
 def _points(points: np.ndarray | list, zoom: np.ndarray) -> np.ndarray:
@@ -108,10 +155,10 @@ def _points(points: np.ndarray | list, zoom: np.ndarray) -> np.ndarray:
     return np.rint(np.asarray(points) * zoom).astype(np.int32)
 
 
-def _draw_label(
-    canvas: np.ndarray, text: str, corner: np.ndarray, color: tuple[int, int, int]
-) -> None:
-    """Write `text` on a patch of `color` above `corner` (x, y), moved into the picture."""
+def _draw_label(canvas: np.ndarray, shape: Shape, zoom: np.ndarray) -> None:
+    """Write a region's label above its upper left corner, moved into the picture."""
+    text, color = shape.label, class_color(shape.class_name)
+    corner = _points([shape.box[:2]], zoom)[0]
     height, width = canvas.shape[:2]
     font, letters = cv2.FONT_HERSHEY_SIMPLEX, max(7, round(LETTER_HEIGHT * max(height, width)))
     size = cv2.getFontScaleFromHeight(font, letters)
