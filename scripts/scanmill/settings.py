@@ -46,7 +46,7 @@ OUTPUT_SETTINGS: dict[str, tuple[str, ...]] = {
 }
 
 # Settings that reach results through what stages read, never by their own value: the documents
-# through the shards' manifests, the model through its model.json.
+# through the shards' manifests, the model through its model.json, annotations through the dataset.
 INPUT_SETTINGS: tuple[str, ...] = (
     "archive.path",
     "archive.image_folders",
@@ -54,6 +54,24 @@ INPUT_SETTINGS: tuple[str, ...] = (
     "archive.exclude",
     "archive.follow_links",
     "model",
+    "dataset.annotations",
+    "dataset.images",
+    "dataset.classes",
+    "dataset.map",
+    "dataset.document",
+    "dataset.split.train",
+    "dataset.split.val",
+    "dataset.split.test",
+    "dataset.min_examples",
+    "dataset.seed",
+    "training.name",
+    "training.start",
+    "training.config",
+    "training.overrides",
+    "training.epochs",
+    "training.patience",
+    "training.seed",
+    "evaluation.samples",
 )
 
 # Settings that decide only how fast, within which bounds and by which jobs.
@@ -67,6 +85,7 @@ RUNNING_SETTINGS: tuple[str, ...] = (
     "images.limits.memory_mb",
     "detection.device",
     "detection.batch_size",
+    "training.strict",
     "reuse.code",
     "failures.max_failed_fraction",
 )
