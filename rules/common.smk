@@ -9,7 +9,17 @@ sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 search_path = filter(None, [sys.path[0], os.environ.get("PYTHONPATH")])
 os.environ.update(PYTHONPATH=os.pathsep.join(search_path))
 
-from scanmill import archive, model_folders, processors, regions, registry, settings, store, tiles
+from scanmill import (
+    annotations,
+    archive,
+    model_folders,
+    processors,
+    regions,
+    registry,
+    settings,
+    store,
+    tiles,
+)
 from scanmill.errors import UserError
 
 
@@ -85,6 +95,8 @@ def find_model():
 @user_errors
 def model_digest():
     """A digest of the model's card, which names the digests of its files, or of its registry entry."""
+    if config["model"] == config["training"]["name"]:
+        return ""  # It is made by `train_detector`, from classes that the annotations have.
     model = find_model()
     classes = registry.model_classes(model)
     regions.check_settings(config["regions"], config["detection"]["score_floor"], classes)
@@ -93,6 +105,39 @@ def model_digest():
     if isinstance(model, registry.Entry):
         return model.digest
     return store.file_digest(model / model_folders.CARD)
+
+
+@lru_cache
+@user_errors
+def annotation_files():
+    """The files of annotations, relative to the working directory as they are given."""
+    given = config["dataset"]["annotations"]
+    return [str(path) for path in annotations.annotation_files(given)] if given else []
+
+
+def image_digest():
+    """What is known of the annotated images without opening them; looked up in the main process."""
+    if not workflow.is_main_process or not config["dataset"]["annotations"]:
+        return ""
+    return annotations.image_digest(annotation_files(), config["dataset"]["images"])
+
+
+def start_model():
+    """The model that training starts from, checked and in place."""
+    name = config["training"]["start"]
+    return f"results/models/{name}/model.json" if name else []
+
+
+def training_settings():
+    """The settings that decide what a training makes: what is left of them only says when it stops."""
+    return {
+        key: value for key, value in config["training"].items() if key not in ("name", "strict")
+    }
+
+
+def judging_pages():
+    """The pages that a model is judged by: those of the test, or of validation where there are none."""
+    return f"results/dataset/{'test' if config['dataset']['split']['test'] else 'val'}.json"
 
 
 def gpus_per_job():

@@ -14,6 +14,8 @@ rule fetch_model:
         "logs/fetch_model/{name}.log",
     benchmark:
         "benchmarks/fetch_model/{name}.tsv"
+    wildcard_constraints:
+        name=rf"(?!{config['training']['name']}$).+",
     localrule: True
     conda:
         "../envs/scanmill.yaml"

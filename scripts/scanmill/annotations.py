@@ -20,9 +20,11 @@ from xml.etree import ElementTree
 
 from scanmill.errors import UserError
 from scanmill.regions import Box
+from scanmill.tables import digest_json
 
 #: Suffixes of annotation files that are looked for in a folder.
 SUFFIXES = (".json", ".xml")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".jp2")
 
 #: Every kind of problem, with what becomes of that which has it.
 KINDS = {
@@ -177,6 +179,18 @@ def annotation_files(paths: Iterable[str | Path]) -> list[Path]:
             "files of COCO, Label Studio, PAGE-XML or ALTO, or folders of .json and .xml files."
         )
     return list(files)
+
+
+def image_digest(annotations: Sequence[str | Path], images: str | None) -> str:
+    """A digest of names, sizes and times of the images' folder (by default that of the annotations)."""
+    folders = {Path(images)} if images else {Path(path).parent for path in annotations}
+    known = []
+    for folder in sorted(folders):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+                status = path.stat()
+                known.append([str(path), status.st_size, status.st_mtime_ns])
+    return digest_json(known)
 
 
 def read_annotations(paths: Iterable[str | Path]) -> Annotations:

@@ -630,6 +630,7 @@ def coco_files(dataset: Dataset) -> dict[str, dict[str, Any]]:
                 "height": image.height,
                 "document": image.document,
                 "page": image.page,
+                "sha256": image.sha256,
             }
         )
         for number, each in enumerate(image.objects, annotation_id):

@@ -409,6 +409,28 @@ class Detector:
         detect_pages(self, dataset, len(os.sched_getaffinity(0)), take, miss)
         return [outcomes[index] for index in range(len(names))]
 
+    def detect_raw(self, paths: Sequence[Path], threads: int) -> list[pa.Table]:
+        """Every detection on each of the image files, best first, before thresholds and suppression of
+        duplicates: the columns of the table `detections`.
+
+        Raises UserError for a file that cannot be read.
+        """
+        tables: dict[int, pa.Table] = {}
+
+        def take(found: FoundPage) -> None:
+            path, outcome = str(paths[found.sample.index]), page_outcome(self, found)
+            if outcome["status"] != "ok":
+                raise UserError(f"{path}: {outcome['message']}.")
+            found_here = {1: found.detections}
+            tables[found.sample.index] = detections_table(path, found_here, self.classes)
+
+        def miss(sample: Sample) -> None:
+            raise UserError(f"{paths[sample.index]}: {sample.problem}.")
+
+        dataset = FileDataset([str(path) for path in paths], self.color, self.sizes, self.tiles)
+        detect_pages(self, dataset, threads, take, miss)
+        return [tables[index] for index in range(len(paths))]
+
 
 def _nothing(shape: tuple[int, int], problem: tuple[str, str]) -> TileDetections:
     empty = np.zeros((0, 4), np.float32)

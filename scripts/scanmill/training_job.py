@@ -1,0 +1,218 @@
+"""A training from annotated pages to a model folder: what the rule and the command line have in "
+"common."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+import scanmill.torch_setup  # noqa: F401
+
+# isort: split
+import torch
+from detectron2.config import CfgNode
+
+from scanmill.configs import dump_config, load_config, resolve
+from scanmill.conversion import check_backbone
+from scanmill.detector import Detector, choose_device
+from scanmill.errors import UserError
+from scanmill.evaluation import evaluate
+from scanmill.model_folders import (
+    CARD,
+    CONFIG,
+    check_model,
+    is_backbone,
+    model_digest,
+    read_card,
+    read_config,
+    replace_folder,
+    write_card,
+)
+from scanmill.preflight import check_training, format_findings, raise_findings
+from scanmill.progress import logger
+from scanmill.registry import find_address, own_registry
+from scanmill.tables import digest_json
+from scanmill.training import train, training_config
+
+#: What validation asks of a detector while it is trained.
+VALIDATION = {
+    "score_floor": 0.05,
+    "max_detections": 1000,
+    "tiles": None,
+    "precision": "auto",
+    "polygons": False,
+}
+
+
+class TrainingJob(NamedTuple):
+    """What decides the model that a training makes."""
+
+    name: str
+    truth: Mapping[str, Mapping[str, Any]]
+    """COCO of `train` and `val`, as `coco.write_dataset` writes it."""
+    start: Path | None
+    """A model folder."""
+    config: str | None
+    overrides: tuple[object, ...]
+    epochs: float
+    patience: int | None = None
+    seed: int = 0
+    strict: bool = False
+    """Whether warnings stop it."""
+
+
+def make_model(
+    job: TrainingJob, target: Path, states: Path, device: str = "auto", threads: int = 2
+) -> None:
+    """Train a model and put its folder at `target`; `states` is where trainings keep what they need to
+    go on after they were stopped.
+
+    Raises UserError for what would ruin the model, before the first iteration.
+    """
+    truth = job.truth
+    classes = [each["name"] for each in truth["train"]["categories"]]
+    card = read_card(job.start) if job.start else None
+    if job.start:
+        check_model(job.start)
+    chosen = choose_device(device)
+    torch.set_num_threads(threads)
+    given = {str(key) for key in job.overrides[0::2]}
+    config = training_config(
+        _base_config(job, card), given, len(truth["train"]["images"]), len(classes), job.epochs,
+        chosen.type,
+    )  # fmt: skip
+    findings = check_training(config, truth, card, given)
+    for line in format_findings(findings).splitlines():
+        logger.info("%s", line)
+    raise_findings(findings, job.strict)
+    digest = _digest(job, config, card)
+    state = states / job.name / digest
+    color = card["color"] if card and not is_backbone(card) else "config"
+    images = Path(truth["train"]["info"]["images"])
+
+    def validate(folder: Path) -> dict[str, float]:
+        detector = Detector(folder, VALIDATION, device)
+        found = detect_truth(detector, truth["val"], images, threads)
+        metrics = evaluate(truth["val"], found, *detector.sizes, samples=0).metrics
+        figures = {m.metric: m.value for m in metrics if m.class_name is None}
+        return {"AP": 100 * (figures["box_AP"] or 0), "AP50": 100 * (figures["box_AP50"] or 0)}
+
+    begun = {"name": job.name, "classes": classes, "color": color}
+    trained = train(
+        config,
+        truth["train"],
+        images,
+        job.start,
+        state,
+        begun,
+        validate,
+        workers=max(1, threads // 2),
+        seed=job.seed,
+        patience=job.patience,
+    )
+    draft = target.with_name(f".{target.name}-{os.urandom(4).hex()}.tmp")
+    shutil.copytree(trained.folder, draft)
+    try:
+        evidence = {
+            "licence": (card or {}).get("licence", "") if card else "",
+            "provenance": {
+                "start": {"name": card["name"], "digest": model_digest(card)} if card else None,
+                "dataset": digest,
+                "pages": {split: len(each["images"]) for split, each in truth.items()},
+                "config": job.config,
+                "overrides": list(job.overrides),
+                "epochs": job.epochs,
+                "seed": job.seed,
+                "iterations": trained.iterations,
+                "best_iteration": trained.best["iteration"],
+            },
+            "quality": {
+                "metric": "COCO box AP on validation pages, by which the model was chosen",
+                "validation": {"AP": round(trained.best["AP"], 2)},
+            },
+        }
+        old = json.loads((draft / CARD).read_text(encoding="utf-8"))
+        old.pop("sha256")
+        write_card(draft, **old, **evidence)
+        check_model(draft)
+        replace_folder(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    logger.info(
+        "model %s is in place: AP %.2f on validation pages, of iteration %d; curves in %s",
+        job.name,
+        trained.best["AP"],
+        trained.best["iteration"],
+        state / "training.png",
+    )
+
+
+def _base_config(job: TrainingJob, card: Mapping[str, Any] | None) -> CfgNode:
+    """The config that is trained, as it is given or as the model to start from has it."""
+    if job.config:
+        config = load_config(job.config, job.overrides)
+        initial = find_address(config.MODEL.WEIGHTS, own_registry())
+        if initial is not None and not initial.classes:
+            check_backbone(config, initial, job.config)
+        return config
+    if job.start is None or is_backbone(card):
+        raise UserError(
+            "training.config is not set, and there is no model to take it from: name a Detectron2 "
+            "config, such as mask_rcnn_R_50_FPN_3x.yaml."
+        )
+    path = job.start / CONFIG
+    return resolve(read_config(path), job.overrides, str(path))
+
+
+def _digest(job: TrainingJob, config: CfgNode, card: Mapping[str, Any] | None) -> str:
+    """16 hex digits over everything that decides the model: annotations, images, config, start."""
+    start = model_digest(card) if card else None
+    return digest_json([job.truth, dump_config(config), start, job.seed, job.patience])[:16]
+
+
+# Judging ------------------------------------------------------------------------------------------
+
+
+def detect_truth(
+    detector: Detector, truth: Mapping[str, Any], images: Path, threads: int
+) -> pa.Table:
+    """What a detector finds on annotated pages, as `evaluation.evaluate` takes it.
+
+    Raises UserError for a page whose image cannot be read.
+    """
+    paths = [images / image["file_name"] for image in truth["images"]]
+    tables = detector.detect_raw(paths, threads)
+    ids = [pa.repeat(pa.scalar(image["id"], pa.int64()), table.num_rows)
+           for image, table in zip(truth["images"], tables, strict=True)]  # fmt: skip
+    columns = ("class_id", "class_name", "score", "x_min", "y_min", "x_max", "y_max", "polygon")
+    found = pa.concat_tables(table.select(columns) for table in tables)
+    merged = pa.chunked_array(ids, pa.int64())
+    return found.add_column(0, "image_id", merged)
+
+
+def in_classes_of(truth: Mapping[str, Any], classes: list[str], source: str) -> dict[str, Any]:
+    """A dataset with the classes of a model, in their order; those that it does not have are left "
+    "out."""
+    names = {each["id"]: each["name"] for each in truth["categories"]}
+    missing = sorted(set(names.values()) - set(classes))
+    if len(missing) == len(names):
+        raise UserError(
+            f"{source} has the classes {', '.join(names.values())}, and the model finds none of them "
+            f"({', '.join(classes)}). Map them by dataset.map."
+        )
+    if missing:
+        logger.warning("the model has no class %s: it is not judged by it", ", ".join(missing))
+    places = {name: place for place, name in enumerate(classes, 1)}
+    annotations = [
+        {**each, "category_id": places[names[each["category_id"]]]}
+        for each in truth["annotations"]
+        if names[each["category_id"]] in places
+    ]
+    categories = [{"id": place, "name": name} for name, place in places.items()]
+    return {**truth, "annotations": annotations, "categories": categories}

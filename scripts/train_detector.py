@@ -1,0 +1,37 @@
+"""Rule train_detector: a model folder out of annotated pages."""
+
+import json
+from pathlib import Path
+
+from scanmill.progress import job
+from scanmill.training_job import TrainingJob, make_model
+
+
+def main(snakemake) -> None:  # noqa: ANN001
+    with job(snakemake.log[0]):
+        names, given = snakemake.input, snakemake.params.settings
+        start = Path(names.start).parent if given["start"] else None
+        target = Path(snakemake.output.card).parent
+        truth = {name: json.loads(Path(names[name]).read_text()) for name in ("train", "val")}
+        settings = snakemake.config
+        make_model(
+            TrainingJob(
+                target.name,
+                truth,
+                start,
+                given["config"],
+                tuple(given["overrides"]),
+                given["epochs"],
+                given["patience"],
+                given["seed"],
+                settings["training"]["strict"],
+            ),
+            target,
+            Path("results/training"),
+            settings["detection"]["device"],
+            snakemake.threads,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
