@@ -1,0 +1,155 @@
+"""From annotated pages to a model that detects, by one call."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import cv2
+import numpy as np
+import pytest
+from conftest import PATIENCE, command, contents, documents_of, run_workflow, write_settings
+
+SMALL = [
+    *("INPUT.MIN_SIZE_TRAIN", [160], "INPUT.MAX_SIZE_TRAIN", 300),
+    *("INPUT.MIN_SIZE_TEST", 160, "INPUT.MAX_SIZE_TEST", 300),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 60, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 32),
+    *("MODEL.RPN.POST_NMS_TOPK_TEST", 60, "MODEL.MASK_ON", False),
+    *("SOLVER.MAX_ITER", 6, "TEST.EVAL_PERIOD", 3),
+]
+
+
+@pytest.fixture
+def annotated(tmp_path):
+    """Twelve pages of six books, each page with two blocks and a frame: a folder with coco.json."""
+    folder = tmp_path / "annotated"
+    rng = np.random.default_rng(5)
+    images, annotations = [], []
+    for number in range(12):
+        page = np.full((400, 300), 240, np.uint8)
+        for row, kind in enumerate((0, 1, 0)):
+            x, y = int(rng.integers(10, 60)), 20 + 125 * row
+            width, height = int(rng.integers(120, 220)), int(rng.integers(50, 90))
+            cv2.rectangle(page, (x, y), (x + width, y + height), 40, 3 if kind else cv2.FILLED)
+            box = [x, y, width, height]
+            annotations.append(
+                {"id": len(annotations), "image_id": number, "category_id": kind, "bbox": box}
+            )
+        name = f"book{number // 2}/{number % 2 + 1}.png"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / name), page)
+        images.append({"id": number, "file_name": name, "width": 300, "height": 400})
+    categories = [{"id": 0, "name": "block"}, {"id": 1, "name": "frame"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "coco.json").write_text(json.dumps(content))
+    return folder
+
+
+def settings(annotated, **changed):
+    blocks = {
+        "model": "mine",
+        "dataset": {
+            "annotations": [str(annotated)],
+            "min_examples": 2,
+            "split": {"train": 0.5, "val": 0.25, "test": 0.25},
+        },
+        "training": {"name": "mine", "overrides": SMALL, "epochs": 1},
+        "evaluation": {"samples": 10},
+    }  # fmt: skip
+    return blocks | {key: blocks.get(key, {}) | value for key, value in changed.items()}
+
+
+def test_one_call_leads_from_annotations_to_tables(annotated, tmp_path, undisturbed):
+    run_folder = tmp_path / "run"
+    write_settings(run_folder, **settings(annotated))
+    archive = ("--config", f"archive={undisturbed.archive}")
+    run = run_workflow(run_folder, "all", "train", *archive)
+    assert set(run.jobs) >= {
+        "prepare_dataset",
+        "train_detector",
+        "evaluate_detector",
+        "detect_layout",
+    }
+    assert (
+        "4 drawn anew, since classes or anchors are others: roi_heads.box_predictor" in run.output
+    )
+    card = json.loads((run_folder / "results/models/mine/model.json").read_text())
+    assert card["classes"] == ["block", "frame"]
+    assert card["provenance"]["pages"] == {"train": 6, "val": 3}
+    assert card["provenance"]["start"]["name"] == "starter"
+    assert card["color"] == "grey"
+    report = (run_folder / "results/evaluation/mine/report.html").read_text()
+    assert "frame" in report
+    figures = json.loads((run_folder / "results/evaluation/mine/evaluation.json").read_text())
+    assert figures
+    assert documents_of(run_folder, "pages")
+    [state] = (run_folder / "results/training/mine").iterdir()
+    assert {path.name for path in state.iterdir()} >= {
+        "best",
+        "last.pth",
+        "metrics.json",
+        "training.png",
+    }
+
+    assert run_workflow(run_folder, "all", "train", *archive).jobs == {}
+    # Judged otherwise, nothing is trained again.
+    write_settings(run_folder, **settings(annotated, evaluation={"samples": 5}))
+    assert set(run_workflow(run_folder, "train", *archive).jobs) == {"evaluate_detector"}
+    # Annotations that were written again as they were train nothing again, either.
+    content = (annotated / "coco.json").read_bytes()
+    (annotated / "coco.json").write_bytes(content)
+    weights = contents(run_folder, "results/models/mine/model.safetensors")
+    run = run_workflow(run_folder, "train", *archive)
+    assert "iteration" not in run.output
+    assert contents(run_folder, "results/models/mine/model.safetensors") == weights
+    # Other annotations do.
+    changed = json.loads(content)
+    changed["annotations"][0]["bbox"][2] -= 9
+    (annotated / "coco.json").write_text(json.dumps(changed))
+    run = run_workflow(run_folder, "train", *archive)
+    assert "drawn anew" in run.output
+    assert contents(run_folder, "results/models/mine/model.safetensors") != weights
+
+
+def test_training_that_was_killed_goes_on(annotated, tmp_path):
+    run_folder = tmp_path / "run"
+    longer = [*SMALL[:-4], "SOLVER.MAX_ITER", 60, "TEST.EVAL_PERIOD", 5]
+    write_settings(run_folder, **settings(annotated, training={"overrides": longer}))
+    archive = ("--config", f"archive={annotated}")
+    with subprocess.Popen(
+        **command(run_folder, "train", *archive),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        ended = time.monotonic() + PATIENCE
+        while not list(run_folder.glob("results/training/mine/*/last.pth")):
+            assert time.monotonic() < ended
+            assert process.poll() is None
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+    run = run_workflow(run_folder, "train", *archive)
+    assert "going on with iteration" in run.output
+    card = json.loads((run_folder / "results/models/mine/model.json").read_text())
+    assert card["provenance"]["iterations"] == 60
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"dataset": {"annotations": []}}, "dataset.annotations is empty"),
+        ({"dataset": {"annotations": ["none.json"]}}, "There are no annotations at none.json"),
+        ({"dataset": {"classes": ["block"]}}, "frame"),
+        ({"training": {"start": None}}, "training.config is not set"),
+        ({"training": {"overrides": ["SOLVER.BASE_RL", 1]}}, "Did you mean SOLVER.BASE_LR"),
+        ({"training": {"overrides": [*SMALL, "MODEL.ROI_HEADS.NUM_CLASSES", 7]}}, "NUM_CLASSES"),
+    ],
+)
+def test_mistake_is_told_before_anything_is_trained(annotated, tmp_path, changed, message):
+    run_folder = tmp_path / "run"
+    write_settings(run_folder, **settings(annotated, **changed))
+    run = run_workflow(run_folder, "train", "--config", f"archive={annotated}", ok=False)
+    assert message in run.output
+    assert "iteration 1" not in run.output
+    assert not (run_folder / "results/models/mine").exists()
