@@ -76,7 +76,7 @@ def augment(
     clipped to the picture. The same state of `rng` gives the same bytes; nothing given is changed.
     """
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
-    outlines = [[np.array(each, np.float32) for each in one] for one in polygons]
+    outlines = [[np.asarray(each, np.float32) for each in one] for one in polygons]
     if outlines and len(outlines) != len(boxes):
         raise ValueError(f"{len(outlines)} lists of polygons for {len(boxes)} boxes")
     image = image.copy()

@@ -238,8 +238,8 @@ def _check_splits(plan: _Plan) -> Iterator[Finding]:
 
 
 def _check_class_order(plan: _Plan) -> Iterator[Finding]:
-    """Equal numbers of classes are what Detectron2 takes for equal classes."""
-    if plan.card is None or is_backbone(plan.card):
+    """Equal numbers of classes are what Detectron2 takes for equal classes; a backbone has none."""
+    if plan.card is None:
         return
     start, classes = list(plan.card["classes"]), plan.classes
     if start == classes or len(start) != len(classes):
@@ -341,6 +341,10 @@ def best_iou(sides: np.ndarray, shapes: np.ndarray) -> np.ndarray:
     return best
 
 
+#: Of `propose_anchors`: objects that are looked at, starts, and rounds from each.
+SAMPLED, RESTARTS, ROUNDS = 5000, 10, 30
+
+
 def propose_anchors(
     sides: np.ndarray,
     weights: np.ndarray,
@@ -365,8 +369,8 @@ def propose_anchors(
     least = np.asarray(least_sizes, float)
     best: tuple[float, np.ndarray, np.ndarray] | None = None
     for _ in range(RESTARTS):
-        levels = rng.choice(sizes_of, len(least), p=weights / weights.sum())
-        kinds = np.sort(rng.choice(ratios_of, ratios, p=weights / weights.sum()))
+        levels = rng.choice(sizes_of, len(least))
+        kinds = np.sort(rng.choice(ratios_of, ratios))
         for _ in range(ROUNDS):
             levels = np.maximum(np.sort(levels), least)
             nearest = shape_iou(sides, _shapes(levels, kinds)).argmax(axis=1)
@@ -380,10 +384,6 @@ def propose_anchors(
     return [round(each) for each in levels.tolist()], [float(f"{each:.2g}") for each in kinds]
 
 
-#: Of `propose_anchors`: objects that are looked at, starts, and rounds from each.
-SAMPLED, RESTARTS, ROUNDS = 5000, 10, 30
-
-
 def _means(
     values: np.ndarray, weights: np.ndarray, groups: np.ndarray, before: np.ndarray
 ) -> np.ndarray:
@@ -391,6 +391,10 @@ def _means(
     total = np.bincount(groups, weights, len(before))
     logarithms = np.bincount(groups, weights * np.log(values), len(before))
     return np.where(total > 0, np.exp(logarithms / np.maximum(total, 1e-12)), before)
+
+
+#: What a proposal has to gain, as a share of objects, to be made; with as many ratios, or some more.
+LEAST_GAIN, MORE_RATIOS = 0.01, 2
 
 
 def _check_anchors(plan: _Plan) -> Iterator[Finding]:
@@ -428,10 +432,6 @@ def _check_anchors(plan: _Plan) -> Iterator[Finding]:
         f"{keys[0]} {shlex.quote(str([kinds]))} {keys[1]} "
         f"{shlex.quote(str([[size] for size in sizes]))}",
     )
-
-
-#: What a proposal has to gain, as a share of objects, to be made; with as many ratios, or some more.
-LEAST_GAIN, MORE_RATIOS = 0.01, 2
 
 
 def _badly_covered(plan: _Plan, covered: np.ndarray) -> list[str]:

@@ -76,7 +76,7 @@ def test_one_call_leads_from_annotations_to_tables(annotated, tmp_path, undistur
     )
     card = json.loads((run_folder / "results/models/mine/model.json").read_text())
     assert card["classes"] == ["block", "frame"]
-    assert card["provenance"]["pages"] == {"train": 6, "val": 3}
+    assert card["provenance"]["pages"] == {"train": 6, "val": 4}
     assert card["provenance"]["start"]["name"] == "starter"
     assert card["color"] == "grey"
     report = (run_folder / "results/evaluation/mine/report.html").read_text()
@@ -105,7 +105,8 @@ def test_one_call_leads_from_annotations_to_tables(annotated, tmp_path, undistur
     assert contents(run_folder, "results/models/mine/model.safetensors") == weights
     # Other annotations do.
     changed = json.loads(content)
-    changed["annotations"][0]["bbox"][2] -= 9
+    for each in changed["annotations"]:
+        each["bbox"][2] -= 9
     (annotated / "coco.json").write_text(json.dumps(changed))
     run = run_workflow(run_folder, "train", *archive)
     assert "drawn anew" in run.output
