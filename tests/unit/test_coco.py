@@ -714,11 +714,11 @@ def test_written_coco_loads_elsewhere(tmp_path):
     dataset = mixed(tmp_path)
     write_dataset(dataset, tmp_path / "out")
     check_loaded(dataset, tmp_path / "out")
-    content = json.loads((tmp_path / "out/train.json").read_text())
-    if any(each["segmentation"] for each in content["annotations"]):
-        api = COCO(tmp_path / "out/train.json")
-        masks = [each for each in api.anns.values() if each["segmentation"]]
-        assert api.annToMask(masks[0]).sum() == pytest.approx(700, rel=0.1)
+    apis = [COCO(tmp_path / f"out/{name}.json") for name in SPLITS]
+    [mask] = [
+        api.annToMask(each) for api in apis for each in api.anns.values() if each["segmentation"]
+    ]
+    assert mask.sum() == pytest.approx(700, rel=0.1)
 
 
 def test_bytes_are_the_same_again_and_elsewhere(tmp_path, monkeypatch):
