@@ -506,15 +506,16 @@ def test_document_on_both_sides_of_a_given_split(tmp_path):
     assert "book0 has pages on both sides: 3 in train and 3 in val" in dataset.problems[0].message
 
 
-def test_same_image_on_both_sides_of_a_given_split(tmp_path):
+@pytest.mark.parametrize("other", ["val", "test"])
+def test_same_image_on_both_sides_of_a_given_split(tmp_path, other):
     files = given(tmp_path)
-    copy = tmp_path / "test/book0/p1.png"
+    copy = tmp_path / other / "book0/p1.png"
     copy.write_bytes((tmp_path / "train/book0/p1.png").read_bytes())
     paths = [file for each in files.values() for file in each]
     dataset = dataset_of(*paths, **files)
     name = "train/book0/p1.png"
     assert found(dataset) == [("duplicate_image", "error", "a.json", name, "")]
-    assert "and in test" in message_of(dataset, "duplicate_image")
+    assert f"and in {other}" in message_of(dataset, "duplicate_image")
 
 
 def test_class_without_examples_in_training(tmp_path):

@@ -13,7 +13,7 @@ from scanmill.annotations import Problem
 from scanmill.dataset_report import MAX_PAGES, report, shown_pages
 from scanmill.drawing import class_color
 
-HOSTILE = "<script>alert('x')</script> $\\frac{"
+HOSTILE = "<script>alert('x')</script> $\\frac{$"
 
 
 @pytest.fixture

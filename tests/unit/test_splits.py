@@ -64,6 +64,15 @@ def test_class_of_one_document_is_trained_on(place):
         assert split_documents(books, SHARES, seed)[f"book {place}"] == "train"
 
 
+def test_class_is_trained_on_whatever_it_does_to_the_shares():
+    books = [
+        DocumentCounts("a", 70, (70, 0)),
+        DocumentCounts("b", 15, (15, 3)),
+        DocumentCounts("c", 15, (15, 0)),
+    ]
+    assert split_documents(books, SHARES, 0)["b"] == "train"
+
+
 def test_class_of_four_documents_is_in_every_split():
     books = [DocumentCounts(f"book {n}", 10, (10, 4 * (n < 4))) for n in range(20)]
     splits = split_documents(books, SHARES, 0)
