@@ -57,21 +57,19 @@ class ImageFolder:
                         found.setdefault(key, []).append(Path(folder, name))
         return found
 
-    def find(self, name: str, beside: Path) -> list[Path]:
+    def find(self, name: str, places: Sequence[Path]) -> list[Path]:
         """The images that `name` may stand for: one, or none, or several that cannot be told apart.
 
-        In this order: the path as it is, relative to the folder and to `beside`, the folder of the
-        annotations, or the one above that; the path without its first parts; any image of that name
-        below the folder; the same without Label Studio's prefix.
+        In this order: the path as it is, relative to each of `places`; the path without its first
+        parts; any image of that name below the folder; the same without Label Studio's prefix.
         """
         path = Path(image_path(name).strip())
         parts = path.parts[1:] if path.is_absolute() else path.parts
         if not parts or "\0" in name:
             return []
-        exact = [path] if path.is_absolute() else [self.root / path, beside / path]
-        exact += [self.root.joinpath(*parts[first:]) for first in range(1, len(parts))]
-        # Transkribus and others put PAGE-XML into a folder `page` below that of the images.
-        exact += [beside.parent / path.name]
+        exact = [path] if path.is_absolute() else [place / path for place in places]
+        for first in range(1, len(parts)):
+            exact += [place.joinpath(*parts[first:]) for place in places]
         for candidate in exact:
             if _is_file(candidate):
                 return [candidate]

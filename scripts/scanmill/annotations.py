@@ -354,7 +354,7 @@ def _box(given: Box | None, polygons: tuple[Polygon, ...], place: _Place) -> Box
 def _read_coco(content: Mapping[str, Any], place: _Place) -> list[AnnotatedPage]:
     """COCO, also as Label Studio exports it."""
     names = {
-        _key(category.get("id")): category["name"].strip()
+        _key(category.get("id")): plain_text(category["name"].strip())
         for category in _dicts(content.get("categories"))
         if isinstance(category.get("name"), str)
     }
@@ -564,7 +564,7 @@ def _labels(result: Mapping[str, Any]) -> list[str]:
         return []
     found = next((value[key] for key in _LABEL_STUDIO_LABELS if value.get(key)), [])
     names = found if isinstance(found, list) else [found]
-    return [name.strip() for name in names if isinstance(name, str) and name.strip()]
+    return [plain_text(name.strip()) for name in names if isinstance(name, str) and name.strip()]
 
 
 def _label_studio_shape(
@@ -773,6 +773,11 @@ def _source(fields: Mapping[str, Any]) -> tuple[str | None, int | None]:
         document if isinstance(document, str) and document else None,
         page if is_number and abs(page) < 2**31 else None,
     )
+
+
+def plain_text(text: str) -> str:
+    """A text that can be stored: JSON, and names of files, may hold halves of characters."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _listed(box: Box) -> str:

@@ -25,6 +25,7 @@ from scanmill.annotations import (
     Polygon,
     Problem,
     annotation_files,
+    plain_text,
     polygon_area,
 )
 from scanmill.dataset_report import write_report
@@ -147,7 +148,7 @@ def make_dataset(annotations: Annotations, settings: Mapping[str, Any]) -> Datas
     renamed = _class_names(annotations.pages, settings, problems)
     folder = _image_folder(annotations.pages, settings)
     given = _given_splits(settings)
-    pages = _find_images(annotations.pages, folder, given, problems)
+    pages = _find_images(annotations.pages, folder, settings["images"] is None, given, problems)
     pages = _without_duplicates(pages, problems)
     regions = {}
     for page in pages:
@@ -290,14 +291,19 @@ def _given_splits(settings: Mapping[str, Any]) -> dict[str, str] | None:
 def _find_images(
     annotated: Sequence[AnnotatedPage],
     folder: Path,
+    beside: bool,
     given: Mapping[str, str] | None,
     problems: list[Problem],
 ) -> list[_Page]:
-    """The pages whose image is there and sound."""
+    """The pages whose image is there and sound; `beside` their annotations they are looked for first
+    where no folder was named."""
     images = ImageFolder(folder)
     found: list[tuple[AnnotatedPage, Path]] = []
     for page in annotated:
-        candidates = images.find(page.image, Path(page.file).parent)
+        own = Path(page.file).parent
+        # Transkribus and others put PAGE-XML into a folder `page` below that of the images.
+        places = [own, own.parent, folder] if beside else [folder, own, own.parent]
+        candidates = images.find(page.image, places)
         if len(candidates) == 1:
             found.append((page, candidates[0]))
             continue
@@ -671,13 +677,13 @@ def object_table(dataset: Dataset) -> pa.Table:
             rows.append(
                 {
                     "split": image.split,
-                    "document": _plain(image.document),
+                    "document": plain_text(image.document),
                     "page": image.page,
-                    "file_name": _plain(image.file_name),
+                    "file_name": plain_text(image.file_name),
                     "image_id": image_id,
                     "annotation_id": number,
                     "class_id": each.class_id,
-                    "class_name": _plain(dataset.classes[each.class_id]),
+                    "class_name": plain_text(dataset.classes[each.class_id]),
                     **dict(zip(("x_min", "y_min", "x_max", "y_max"), each.box, strict=True)),
                     "polygon": largest,
                     "page_width": image.width,
@@ -690,12 +696,7 @@ def object_table(dataset: Dataset) -> pa.Table:
 def problem_table(problems: Iterable[Problem]) -> pa.Table:
     """The table `problems`."""
     rows = [
-        {key: _plain(value) or None for key, value in problem._asdict().items()}
+        {key: plain_text(value) or None for key, value in problem._asdict().items()}
         for problem in problems
     ]
     return from_rows("problems", rows)
-
-
-def _plain(text: str) -> str:
-    """A text that can be stored: names of files and JSON may hold halves of characters."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scanmill.drawing import PALETTE, class_color, draw_regions
+from scanmill.drawing import PALETTE, Shape, class_color, draw_regions, draw_shapes
 from scanmill.tables import SCHEMAS, from_rows
 
 PAPER = 240
@@ -129,3 +129,16 @@ def test_lines_and_letters_grow_with_the_picture():
 def test_equal_regions_give_equal_pictures():
     rows = [region(), region("title", (100, 100, 2300, 300), 2, [100, 100, 2300, 100, 200, 300])]
     assert (draw(*rows) == draw(*rows)).all()
+
+
+def test_shapes_with_several_polygons_and_labels_of_their_own():
+    page = np.full((800, 600), PAPER, dtype=np.uint8)
+    parts = [[100, 300, 200, 300, 200, 400], [300, 500, 400, 500, 400, 600]]
+    picture = draw_shapes(page, [Shape("text", (100, 300, 400, 600), parts, "text")])
+    assert picture.shape == (800, 600, 3)
+    for x, y in [(150, 300), (200, 350), (350, 500), (400, 550)]:
+        assert tuple(picture[y, x]) == BLUE
+    assert not marked(picture)[420:480, 150:350].any()
+    # A longer label is a longer patch above the same box.
+    longer = draw_shapes(page, [Shape("text", (100, 300, 400, 600), parts, "text of a label")])
+    assert marked(longer)[:298].sum() > marked(picture)[:298].sum() > 0

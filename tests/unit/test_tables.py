@@ -55,6 +55,11 @@ COLUMNS = {
     "documents": "document string, path string, bytes int64, sha256 string, pages int32, "
     "pages_ok int32, pages_failed int32, regions int32, status string, reason string",
     "failures": "document string, page int32, stage string, reason string, message string",
+    "dataset": "split string, document string, page int32, file_name string, image_id int32, "
+    "annotation_id int32, class_id int32, class_name string, x_min float, y_min float, x_max float, "
+    "y_max float, polygon list float, page_width int32, page_height int32",
+    "problems": "kind string, severity string, file string, image string, annotation string, "
+    "message string",
 }
 DIGESTED = sorted(set(SCHEMAS) - {"crop_images"})
 
