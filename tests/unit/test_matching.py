@@ -227,7 +227,10 @@ def edited(**changes):
         ({**make_truth(), "images": []}, "no page"),
         ({**make_truth(), "images": make_truth()["images"] * 2}, "same id"),
         ({**make_truth(), "categories": []}, "number them"),
-        ({**make_truth(), "categories": [{"id": 0, "name": "text"}]}, r"ids \[0\]: number them 1 to"),
+        (
+            {**make_truth(), "categories": [{"id": 0, "name": "text"}]},
+            r"ids \[0\]: number them 1 to",
+        ),
         (make_truth(classes=("text", "text")), "share a name"),
         (make_truth(size=(0, 10)), "1.png is 0 x 10 pixels"),
     ],
