@@ -98,8 +98,11 @@ def perturb(truth, seed=0, masks=False, levels=None):
     return make_detections(*rows, classes=names)
 
 
-def random_truth(pages=12, objects=25, seed=0, masks=False, crowds=0.0, documents=5):
-    """Objects of three classes and all sizes, on pages of several sizes."""
+def random_truth(pages=12, objects=25, seed=0, masks=False, crowds=0.0, documents=5, twins=False):
+    """Objects of three classes and all sizes, on pages of several sizes.
+
+    With `twins`, others lie almost where every second one does.
+    """
     rng = np.random.default_rng(seed)
     names = [f"{page % documents}.pdf" for page in range(pages)]
     rows = []
@@ -110,6 +113,12 @@ def random_truth(pages=12, objects=25, seed=0, masks=False, crowds=0.0, document
             box = (left, top, left + width, top + height)
             name = CLASSES[rng.choice(3, p=[0.6, 0.3, 0.1])]
             rows.append((page, name, box, rng.random() < crowds))
+            if twins and number % 2:
+                box = tuple(
+                    np.array(box)
+                    + rng.uniform(0, 0.2, 4) * np.array([width, height, width, height])
+                )
+                rows.append((page, name, box, rng.random() < crowds))
     truth = make_truth(*rows, pages=pages, size=(1000, 1000), documents=names)
     for image in truth["images"][::3]:
         image |= {"width": 2000, "height": 3000}

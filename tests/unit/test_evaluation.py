@@ -118,10 +118,10 @@ def test_intervals_hold_the_value_and_narrow_with_documents():
 
 def test_intervals_are_percentiles_of_full_evaluations():
     """Against pycocotools on each drawn set of documents."""
-    truth = random_truth(pages=6, objects=12, seed=2, documents=3)
+    truth = random_truth(pages=6, objects=12, seed=2, documents=6)
     detections = perturb(truth, 2)
     evaluation = evaluate(truth, detections, 800, 1333, seed=5, samples=30)
-    draws = np.random.default_rng(5).multinomial(3, np.full(3, 1 / 3), size=30)
+    draws = np.random.default_rng(5).multinomial(6, np.full(6, 1 / 6), size=30)
     values = []
     for draw in draws:
         images, annotations, rows = [], [], []
@@ -193,12 +193,15 @@ def threshold(scores, *, objects=4):
         ([(0.987, 1), (0.6543, 1)], (0.65, 1, 1 / 2)),
         # 0.29 in float32 is a little less than 0.29, and passes a threshold of 0.29 all the same.
         ([(0.29, 1)], (0.29, 1, 1 / 4)),
+        # 100 times that in float32 is a little less than 53.
+        ([(0.53, 1)], (0.53, 1, 1 / 4)),
         ([(1.0, 1)], (1.0, 1, 1 / 4)),
         # Rounded down it takes in the wrong ones, and says so.
         ([(0.709, 1), (0.701, 0)], (0.7, 1 / 2, 1 / 4)),
         ([(0.031, 1), (0.02, 0)], (0.05, None, 0)),
         # All of one score or none: F1 2/5 at 0.9, 4/8 at 0.8.
         ([(0.9, 1), (0.8, 1), (0.8, 0), (0.8, 0)], (0.8, 2 / 4, 2 / 4)),
+        ([(0.9, 1), (0.8, 1), *[(0.8, 0)] * 6], (0.9, 1, 1 / 4)),
         # Of equals the highest.
         ([(0.9, 1), (0.8, 1), (0.7, 0), (0.6, 0), (0.5, 0), (0.4, 1)], (0.8, 1, 1 / 2)),
     ],
@@ -250,21 +253,21 @@ def test_what_the_thresholds_promise_is_what_selection_gives():
 
 def test_worst_pages_come_first():
     boxes = spots(4)
-    truth = make_truth(*((page, "text", box) for page in (1, 2, 3, 4) for box in boxes), pages=6)
+    truth = make_truth(*((page, "text", box) for page in (1, 5, 3, 4) for box in boxes), pages=6)
     found = [(1, "text", 0.9, box) for box in boxes]
     found += [(3, "text", 0.9, box) for box in boxes[:2]]
-    found += [(4, "text", 0.9, boxes[0]), (5, "text", 0.9, boxes[0])]
+    found += [(4, "text", 0.9, boxes[0]), (2, "text", 0.9, boxes[0])]
     found += [(1, "text", 0.1, (900, 900, 950, 950))]  # below the threshold: nobody will see it
     pages = judge(truth, *found).pages
     assert [(p.image_id, p.f1, p.right, p.wrong, p.missed) for p in pages] == [
-        (2, 0, 0, 0, 4),
-        (5, 0, 0, 1, 0),
+        (5, 0, 0, 0, 4),
+        (2, 0, 0, 1, 0),
         (4, 2 / 5, 1, 0, 3),
         (3, 4 / 6, 2, 0, 2),
         (1, 1, 4, 0, 0),
         (6, 1, 0, 0, 0),
     ]
-    assert (pages[0].image, pages[0].document, pages[0].page) == ("2.png", "2.pdf", 2)
+    assert (pages[0].image, pages[0].document, pages[0].page) == ("5.png", "5.pdf", 5)
 
 
 def test_matches_have_a_row_for_each_detection_and_each_missed_object():

@@ -154,9 +154,9 @@ def test_report_shows_thresholds_that_the_config_takes(written):
 
 
 def test_names_are_text_and_not_markup(tmp_path):
-    classes = ("<b>&", "$x_1$", "Überschrift")
-    truth = make_truth((1, "<b>&", BOX), (1, "$x_1$", BOX), classes=classes)
-    detections = make_detections((1, "$x_1$", 0.9, (0, 0, 50, 50)), classes=classes)
+    classes = ("<b>&", "$\\x$", "Überschrift")
+    truth = make_truth((1, "<b>&", BOX), (1, "$\\x$", BOX), classes=classes)
+    detections = make_detections((1, "$\\x$", 0.9, (0, 0, 50, 50)), classes=classes)
     write(truth, detections, tmp_path)
     text = (tmp_path / "evaluation/report.html").read_text(encoding="utf-8")
     Page(text)

@@ -43,7 +43,7 @@ def assert_equal(ours, theirs):
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_numbers_are_those_of_pycocotools(kind, crowds, levels, seed):
-    truth = random_truth(seed=seed, masks=kind == "segm", crowds=crowds)
+    truth = random_truth(seed=seed, masks=kind == "segm", crowds=crowds, twins=True)
     detections = perturb(truth, seed, masks=kind == "segm", levels=levels)
     ours = match_objects(*read(truth, detections), kind)
     theirs = plain_coco(truth, detections, kind)
