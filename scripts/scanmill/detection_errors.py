@@ -121,18 +121,18 @@ def find_fates(objects: Objects, found: Objects, matches: Sequence[ClassMatches]
         kind[each.detections[~each.right[0] & ~each.wrong[0]]] = CROWD
         target[each.detections] = each.truth
     for rows, columns, ious in _overlaps(objects, found, np.arange(len(found.page))):
-        plain = columns[~objects.crowd[columns]]
-        # Where there is no object: one that nothing overlaps.
-        plain_ious = np.hstack([ious[:, ~objects.crowd[columns]], np.zeros((len(rows), 1))])
-        plain = np.append(plain, -1)
+        is_plain = ~objects.crowd[columns]
+        # And one that nothing overlaps, or there might be none.
+        plain = np.append(columns[is_plain], -1)
+        labels = np.append(objects.label[columns[is_plain]], -1)
+        plain_ious = np.hstack([ious[:, is_plain], np.zeros((len(rows), 1))])
         for row, overlap in zip(rows, plain_ious, strict=True):
             if kind[row] == RIGHT:
                 iou[row] = overlap[np.flatnonzero(plain == target[row])[0]]
             elif kind[row] == CROWD:
                 iou[row] = ious[rows == row][0, columns == target[row]][0]
             else:
-                is_same = (plain >= 0) & (objects.label[plain] == found.label[row])
-                kind[row], best = _kind(overlap, is_same)
+                kind[row], best = _kind(overlap, labels == found.label[row])
                 target[row] = -1 if kind[row] in ("background", "both") else plain[best]
                 iou[row] = overlap[best]
     return Fates(kind, target, iou)

@@ -103,6 +103,7 @@ class PageScore(NamedTuple):
     right: int
     wrong: int
     missed: int
+    """Objects that no detection was right about."""
 
 
 class Evaluation(NamedTuple):

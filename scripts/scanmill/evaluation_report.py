@@ -250,7 +250,7 @@ def _annotated(annotation: Mapping, name: str, is_found: bool) -> dict[str, Any]
         "x_max": left + width,
         "y_max": top + height,
         "polygons": outline if isinstance(outline, list) else [],
-        "error": None if is_right else f"{name} missed",
+        "error": None if is_right else f"{name} not found",
     }
 
 
@@ -351,7 +351,8 @@ def _headline(evaluation: Evaluation) -> str:
             rows.append([kind, *map(_value, values)])
     names = ["", *(each.replace("_", " ") for each in _SUMMARY)]
     interval = (
-        f"Small: the 95 % interval over {setup['samples']} draws of the {setup['documents']} documents."
+        f"In small print: where AP lies in 95 % of {setup['samples']} draws of {setup['documents']} "
+        "documents; of fewer than about ten it is too narrow."
         if setup["documents"] > 1 and setup["samples"]
         else "Of one document alone there is no interval."
     )
@@ -442,7 +443,7 @@ _MEANING = {
 def _worst(evaluation: Evaluation, pages: Sequence[tuple[PageScore, bytes]]) -> str:
     figures = "".join(
         f"<figure><figcaption><b>{html.escape(page.image)}</b> "
-        f"F1 {_percent(page.f1)}: {page.right} right, {page.wrong} wrong, {page.missed} missed"
+        f"F1 {_percent(page.f1)}: {page.right} right, {page.wrong} wrong, {page.missed} not found"
         f"</figcaption>{_image(jpeg, 'jpeg', page.image)}</figure>"
         for page, jpeg in pages
     )

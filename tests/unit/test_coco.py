@@ -1,5 +1,6 @@
 """Datasets: every fault of annotations, images and splits; what is written."""
 
+import hashlib
 import json
 import random
 import subprocess
@@ -630,6 +631,7 @@ def test_written_files(tmp_path):
         "height": HEIGHT,
         "document": "Atlas <I>",
         "page": 4,
+        "sha256": hashlib.sha256((tmp_path / "book8/empty.png").read_bytes()).hexdigest(),
     }
     outlined = [each for each in rows if each["segmentation"]]
     assert len(outlined) == 1

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from scanmill.drawing import PALETTE, Shape, class_color, draw_regions, draw_shapes
+from scanmill.drawing import (
+    GAP,
+    PALETTE,
+    Shape,
+    class_color,
+    draw_comparison,
+    draw_regions,
+    draw_shapes,
+)
 from scanmill.tables import SCHEMAS, from_rows
 
 PAPER = 240
@@ -142,3 +150,57 @@ def test_shapes_with_several_polygons_and_labels_of_their_own():
     # A longer label is a longer patch above the same box.
     longer = draw_shapes(page, [Shape("text", (100, 300, 400, 600), parts, "text of a label")])
     assert marked(longer)[:298].sum() > marked(picture)[:298].sum() > 0
+
+
+# Comparison ---------------------------------------------------------------------------------------
+
+
+def compared(name="text", box=(400, 600, 1600, 1400), error=None, polygons=()):
+    sides = dict(zip(("x_min", "y_min", "x_max", "y_max"), box, strict=True))
+    return {"class_name": name, **sides, "polygons": polygons, "error": error}
+
+
+def compare(*sides, shape=(3200, 2400), **options):
+    page = np.full(shape, PAPER, dtype=np.uint8)
+    return draw_comparison(page, (2400, 3200), *sides, **options)
+
+
+def test_pages_stand_side_by_side_with_their_own_regions():
+    picture = compare([compared()], [compared("title"), compared("table", (0, 2000, 400, 2400))])
+    assert picture.shape == (1200, 2 * 900 + GAP, 3)
+    left, gap, right = np.split(picture, [900, 900 + GAP], axis=1)
+    assert (gap == 255).all()
+    assert tuple(left[400, 150]) == BLUE
+    assert tuple(right[400, 150]) == VERMILLION
+    assert tuple(right[800, 150]) == ORANGE
+    assert not marked(left)[700:].any()
+
+
+def test_errors_are_broad_and_say_which():
+    right = marked(compare([compared()]))
+    wrong = marked(compare([compared(error="text missed")]))
+    assert right[400].sum() == 2  # an upright line of one pixel on either side
+    assert wrong[400].sum() >= 4
+    assert not right[:220].any()
+    assert wrong[212:222, 150:200].all()  # the label's patch
+    assert (wrong != marked(compare([compared(error="title missed")]))).any()
+
+
+def test_compared_regions_are_in_pixels_of_the_page_not_of_the_image():
+    small = compare([compared()], shape=(400, 300))
+    assert small.shape == (400, 300, 3)
+    assert tuple(small[133, 50]) == BLUE
+
+
+def test_all_outlines_of_a_compared_region_are_drawn():
+    parts = [[500, 700, 700, 700, 700, 900], [1000, 700, 1200, 700, 1200, 900]]
+    picture = marked(compare([compared(polygons=parts)]))
+    assert picture[262, 190]
+    assert picture[262, 380]
+    assert not marked(compare([compared()]))[262, 190]
+
+
+def test_a_page_to_compare_is_not_drawn_on():
+    page = np.full((800, 600, 3), PAPER, dtype=np.uint8)
+    draw_comparison(page, (600, 800), [compared(box=(100, 100, 300, 300))], [])
+    assert (page == PAPER).all()
