@@ -9,6 +9,9 @@ from scanmill.evaluation_report import write_evaluation
 from scanmill.progress import job, logger
 from scanmill.training_job import detect_truth, in_classes_of
 
+#: Figures that the log says; the report has all.
+SAID = ("box_AP", "box_AP50", "mask_AP")
+
 
 def main(snakemake) -> None:  # noqa: ANN001
     with job(snakemake.log[0]):
@@ -24,8 +27,11 @@ def main(snakemake) -> None:  # noqa: ANN001
         target = Path(snakemake.output.report).parent
         write_evaluation(evaluation, truth, found, images, target)
         for metric in evaluation.metrics:
-            if metric.class_name is None and metric.metric in ("box_AP", "box_AP50", "mask_AP"):
-                logger.info("%s: %s", metric.metric, metric)
+            if metric.class_name is None and metric.metric in SAID and metric.value is not None:
+                between = ""
+                if metric.low is not None and metric.high is not None:
+                    between = f" (95 %: {100 * metric.low:.1f} to {100 * metric.high:.1f})"
+                logger.info("%s %.1f%s", metric.metric, 100 * metric.value, between)
         logger.info("look at %s", snakemake.output.report)
 
 

@@ -87,10 +87,13 @@ def make_model(
         _base_config(job, card), given, len(truth["train"]["images"]), len(classes), job.epochs,
         chosen.type,
     )  # fmt: skip
-    findings = check_training(config, truth, card, given)
+    memory = None
+    if chosen.type == "cuda":
+        memory = torch.cuda.get_device_properties(chosen).total_memory / 2**30
+    findings = check_training(config, truth, card, given, memory)
+    raise_findings(findings, job.strict)
     for line in format_findings(findings).splitlines():
         logger.info("%s", line)
-    raise_findings(findings, job.strict)
     digest = _digest(job, config, card)
     state = states / job.name / digest
     color = card["color"] if card and not is_backbone(card) else "config"
@@ -120,7 +123,7 @@ def make_model(
     shutil.copytree(trained.folder, draft)
     try:
         evidence = {
-            "licence": (card or {}).get("licence", "") if card else "",
+            "licence": card.get("licence", "") if card else "",
             "provenance": {
                 "start": {"name": card["name"], "digest": model_digest(card)} if card else None,
                 "dataset": digest,
