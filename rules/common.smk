@@ -122,10 +122,17 @@ def image_digest():
     return annotations.image_digest(annotation_files(), config["dataset"]["images"])
 
 
+@user_errors
 def start_model():
     """The model that training starts from, checked and in place."""
-    name = config["training"]["start"]
-    return f"results/models/{name}/model.json" if name else []
+    name, start = config["training"]["name"], config["training"]["start"]
+    folders = [folder / name for folder in (Path("models"), registry.MODELS)]
+    known = {start, *registry.own_registry()}
+    if name in known or any(folder.exists() for folder in folders):
+        raise UserError(
+            f"training.name is {name}, and there is such a model already: choose another name."
+        )
+    return f"results/models/{start}/model.json" if start else []
 
 
 def training_settings():

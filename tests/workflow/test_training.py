@@ -142,6 +142,7 @@ def test_training_that_was_killed_goes_on(annotated, tmp_path):
         ({"dataset": {"annotations": []}}, "dataset.annotations is empty"),
         ({"dataset": {"annotations": ["none.json"]}}, "There are no annotations at none.json"),
         ({"dataset": {"classes": ["block"]}}, "frame"),
+        ({"training": {"name": "starter"}}, "there is such a model already"),
         ({"training": {"start": None}}, "training.config is not set"),
         ({"training": {"overrides": ["SOLVER.BASE_RL", 1]}}, "Did you mean SOLVER.BASE_LR"),
         ({"training": {"overrides": [*SMALL, "MODEL.ROI_HEADS.NUM_CLASSES", 7]}}, "NUM_CLASSES"),
