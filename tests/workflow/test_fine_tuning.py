@@ -57,7 +57,9 @@ def settings(annotated, **changed):
         "training": {"name": "mine", "overrides": SMALL, "epochs": 1},
         "evaluation": {"samples": 10},
     }  # fmt: skip
-    return blocks | {key: blocks.get(key, {}) | value for key, value in changed.items()}
+    for key, value in changed.items():
+        blocks[key] = blocks.get(key, {}) | value if isinstance(value, dict) else value
+    return blocks
 
 
 def test_one_call_leads_from_annotations_to_tables(annotated, tmp_path, undisturbed):
@@ -142,7 +144,10 @@ def test_training_that_was_killed_goes_on(annotated, tmp_path):
         ({"dataset": {"annotations": []}}, "dataset.annotations is empty"),
         ({"dataset": {"annotations": ["none.json"]}}, "There are no annotations at none.json"),
         ({"dataset": {"classes": ["block"]}}, "frame"),
-        ({"training": {"name": "starter"}}, "there is such a model already"),
+        (
+            {"model": "starter", "training": {"name": "starter", "start": None}},
+            "there is such a model already",
+        ),
         ({"training": {"start": None}}, "training.config is not set"),
         ({"training": {"overrides": ["SOLVER.BASE_RL", 1]}}, "Did you mean SOLVER.BASE_LR"),
         ({"training": {"overrides": [*SMALL, "MODEL.ROI_HEADS.NUM_CLASSES", 7]}}, "NUM_CLASSES"),
