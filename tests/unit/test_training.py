@@ -233,7 +233,7 @@ def test_model_learns_and_comes_out_as_a_model_folder(dataset, tmp_path, monkeyp
         return {"AP": [1.0, 3.0, 2.0][min(len(seen) - 1, 2)]}
 
     config = config_of("TEST.EVAL_PERIOD", 10, "SOLVER.MAX_ITER", 30)
-    trained = run(dataset, tmp_path / "state", config, validate)
+    trained = run(dataset, tmp_path / "state", config, validate, workers=1)
     assert trained.best == {"AP": 3.0, "iteration": 20}
     assert trained.iterations == 30
     assert check_model(trained.folder)["sha256"] == seen[1]
@@ -253,10 +253,7 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_run_that_was_stopped_goes_on_as_if_it_had_not_been(
-    dataset, tmp_path, monkeypatch, workers
-):
+def test_run_that_was_stopped_goes_on_as_if_it_had_not_been(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "LOG_PERIOD", 2)
     monkeypatch.setattr(training, "CHECKPOINT_PERIOD", 4)
     config = config_of("TEST.EVAL_PERIOD", 4, "SOLVER.MAX_ITER", 12)
@@ -267,7 +264,7 @@ def test_run_that_was_stopped_goes_on_as_if_it_had_not_been(
         validated.append(None)
         return {"AP": figures[4 * len(validated)]}
 
-    whole = run(dataset, tmp_path / "whole", config, validate, workers=workers)
+    whole = run(dataset, tmp_path / "whole", config, validate)
     validated.clear()
     step = training.Trainer.run_step
     for stop in (1, 5, 10):  # Before the first checkpoint, and between two others.
@@ -279,11 +276,11 @@ def test_run_that_was_stopped_goes_on_as_if_it_had_not_been(
 
         monkeypatch.setattr(training.Trainer, "run_step", until)
         with pytest.raises(Stopped):
-            run(dataset, tmp_path / "stopped", config, validate, workers=workers)
+            run(dataset, tmp_path / "stopped", config, validate)
         # What lies between the last checkpoint and the kill comes again.
         del validated[stop // 4 :]
     monkeypatch.setattr(training.Trainer, "run_step", step)
-    resumed = run(dataset, tmp_path / "stopped", config, validate, workers=workers)
+    resumed = run(dataset, tmp_path / "stopped", config, validate)
     assert resumed.best == whole.best == {"AP": 9.0, "iteration": 8}
     one, other = metrics(tmp_path / "whole"), metrics(tmp_path / "stopped")
     assert [line["iteration"] for line in one] == [line["iteration"] for line in other]
