@@ -17,14 +17,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
-from scanmill.annotations import image_path
+from scanmill.annotations import IMAGE_SUFFIXES, image_path
 from scanmill.image_documents import IMAGE_FORMATS
 from scanmill.image_files import TURN_OF_ORIENTATION, UPRIGHT, Turn, decode, turn_pixels
 from scanmill.page_images import PageError
 
 #: What Label Studio puts before the name of an uploaded file: the first part of a random UUID.
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".jp2")
 #: JPEGs are decoded at this part of their size, which finds damage in a third of the time.
 _REDUCTION = 8
 
@@ -52,7 +51,7 @@ class ImageFolder:
         for folder, folders, names in os.walk(self.root):
             folders.sort()
             for name in sorted(names):
-                if name.lower().endswith(_SUFFIXES):
+                if name.lower().endswith(IMAGE_SUFFIXES):
                     for key in {name, uploaded_name(name)}:
                         found.setdefault(key, []).append(Path(folder, name))
         return found

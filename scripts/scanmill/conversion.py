@@ -47,10 +47,7 @@ def convert_model(
     the checkpoint is not to be opened, or a tensor is missing, left over, or of another shape.
     """
     checkpoint = read_checkpoint(weights)
-    config = config.clone()
-    config.defrost()
     _check_pixels(checkpoint, config, weights)
-    config.MODEL.WEIGHTS, config.MODEL.DEVICE = "", "cpu"
     model = empty_model(config)
     classes = card["classes"]
     if classes:

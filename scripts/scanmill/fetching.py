@@ -52,8 +52,6 @@ def fetch_model(entry: Entry, target: Path, downloads: Path = DOWNLOADS) -> None
             target / CARD,
         )
     config = load_config(entry.config, entry.overrides)
-    if not entry.classes:
-        config.MODEL.WEIGHTS = ""
     card: dict[str, Any] = {
         "name": entry.name,
         "classes": list(entry.classes),
@@ -72,8 +70,7 @@ def fetch_model(entry: Entry, target: Path, downloads: Path = DOWNLOADS) -> None
 
 
 def _pinned(entry: Entry, target: Path) -> dict[str, Any] | None:
-    """What the card at `target` says of the weights it was made from, where the registry says "
-    "nothing."""
+    """What the card at `target` says of the weights it was made from, where the registry says none."""
     if entry.expected.sha256 or not (target / CARD).exists():
         return None
     card = read_card(target)

@@ -48,6 +48,10 @@ def _cpuinfo(key: str) -> str:
     return ""
 
 
+#: The GPU that this process has locked, by its lock file.
+_HELD: dict[Path, int] = {}
+
+
 def lock_gpu(count: int, say: Callable[[str], None]) -> int:
     """The number of a GPU of `count` that no other job of this user has, locked until this process
     ends; 0 without a lock where there is one alone, or CUDA_VISIBLE_DEVICES says which are ours.
@@ -60,10 +64,13 @@ def lock_gpu(count: int, say: Callable[[str], None]) -> int:
     while True:
         for index in range(count):
             path = Path(tempfile.gettempdir(), f"scanmill-{os.getuid()}-gpu-{index}.lock")
+            if path in _HELD:  # A training validates: one process, one GPU.
+                return _HELD[path]
             # Left open, and not passed on to the processes that this one starts.
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _HELD[path] = index
                 return index
             except BlockingIOError:
                 os.close(lock)

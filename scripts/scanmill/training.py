@@ -457,13 +457,14 @@ def write_checkpoint(saved: Mapping[str, Any], path: Path) -> None:
 
 
 class Checkpoints(hooks.HookBase):
-    """Saves every CHECKPOINT_PERIOD iterations, and behind the last."""
+    """Saves every CHECKPOINT_PERIOD iterations, at each better model, and behind the last."""
 
     def after_step(self) -> None:
         """Save, if it is time."""
         done = self.trainer.iter + 1
         self.trainer.finished |= done == self.trainer.max_iter
-        if done % CHECKPOINT_PERIOD == 0 or self.trainer.finished:
+        better = self.trainer.best["iteration"] == done
+        if done % CHECKPOINT_PERIOD == 0 or better or self.trainer.finished:
             self.trainer.save()
 
 
@@ -498,7 +499,6 @@ class Validation(hooks.HookBase):
         if figures["AP"] > trainer.best["AP"]:
             replace_folder(draft, trainer.folder / "best")
             trainer.best = {"AP": figures["AP"], "iteration": done}
-            trainer.save()
         shutil.rmtree(draft, ignore_errors=True)
         since = (done - trainer.best["iteration"]) / max(1, period)
         if self.patience and since >= self.patience:
@@ -511,11 +511,14 @@ class LogLines(EventWriter):
 
     def __init__(self, most: int) -> None:
         """Of `most` iterations."""
-        self.most = most
+        self.most, self.said = most, -1
 
     def write(self) -> None:
-        """Log what the storage has."""
+        """Log what the storage has, once: it is asked again behind the last iteration."""
         storage = get_event_storage()
+        if storage.iter == self.said:
+            return
+        self.said = storage.iter
         losses = [
             f"{name.removeprefix('loss_')} {history.median(LOG_PERIOD):.3f}"
             for name, history in storage.histories().items()

@@ -200,8 +200,7 @@ def detect_truth(
 
 
 def in_classes_of(truth: Mapping[str, Any], classes: list[str], source: str) -> dict[str, Any]:
-    """A dataset with the classes of a model, in their order; those that it does not have are left "
-    "out."""
+    """A dataset with the classes of a model, in their order; others are left out."""
     names = {each["id"]: each["name"] for each in truth["categories"]}
     missing = sorted(set(names.values()) - set(classes))
     if len(missing) == len(names):

@@ -51,7 +51,8 @@ def test_each_job_takes_a_gpu_of_its_own(locks):
         for job in jobs:
             job.kill()
             job.wait()
-    assert lock_gpu(2, pytest.fail) == 0
+    # A process that asks again, as a training that validates, keeps the one that it has.
+    assert [lock_gpu(2, pytest.fail) for _ in range(3)] == [0, 0, 0]
 
 
 def test_one_gpu_and_chosen_ones_are_not_locked(locks, monkeypatch):
