@@ -19,6 +19,7 @@ from detectron2.config import CfgNode, get_cfg
 from scanmill.backbones import BUILDER, add_timm_config
 from scanmill.errors import UserError
 from scanmill.model_folders import read_config
+from scanmill.preflight import SGD
 
 BASE = "_BASE_"
 #: Scanmill's own configs, and those that come with Detectron2; a config is found there by name.
@@ -131,9 +132,10 @@ def _find_base(name: object, path: Path, tree: Path) -> tuple[Path, Path]:
 
 
 def default_config() -> CfgNode:
-    """Detectron2's defaults, with the keys of `backbones`."""
+    """Detectron2's defaults, with the keys of `backbones`, and the optimizer that trains."""
     config = get_cfg()
     add_timm_config(config)
+    config.SOLVER.OPTIMIZER = SGD
     return config
 
 
@@ -210,9 +212,12 @@ def _reason(error: Exception) -> str:
 
 
 def dump_config(config: CfgNode) -> str:
-    """A resolved config as plain YAML; one that any Detectron2 reads, unless its backbone is timm's."""
+    """A resolved config as plain YAML; one that any Detectron2 reads, unless its backbone is timm's or
+    its optimizer AdamW."""
     config = config.clone()
     config.defrost()
+    if config.SOLVER.OPTIMIZER == SGD:
+        del config.SOLVER["OPTIMIZER"]
     if config.MODEL.BACKBONE.NAME != BUILDER:
         del config.MODEL["TIMM"]
     return config.dump()

@@ -36,9 +36,14 @@ MIN_EXAMPLES = 20
 MIN_SIDE = 8
 #: The share of the smallest objects that is given up.
 PERCENTILE_SMALL = 5
-#: BASE_LR of SGD for a batch of 16 (Goyal et al., Accurate, Large Minibatch SGD, 2017), and the factor
-#: by which another may differ.
-REFERENCE_LR, REFERENCE_BATCH = 0.02, 16
+#: Values of SOLVER.OPTIMIZER.
+SGD, ADAMW = "SGD", "AdamW"
+#: BASE_LR for a batch of 16, and the power of the batch by which it changes: of SGD (Goyal et al.,
+#: "Accurate, large minibatch SGD", 2017), and of AdamW (Liu et al., "A ConvNet for the 2020s", 2022, for
+#: Mask R-CNN; Malladi et al., "On the SDEs and scaling rules for adaptive gradient algorithms", 2022).
+RATES = {SGD: (0.02, 1.0), ADAMW: (2e-4, 0.5)}
+REFERENCE_BATCH = 16
+#: The factor by which another rate may differ.
 LR_FACTOR = 4
 #: The share of all iterations that warming up may take.
 MAX_WARMUP = 0.2
@@ -46,6 +51,12 @@ MAX_WARMUP = 0.2
 EVALUATION_SCORE = 0.05
 #: A polygon is the outline of something where it leaves so much of its box out.
 OUTLINE = 0.05
+
+
+def usual_rate(optimizer: str, batch: int) -> float:
+    """The BASE_LR that is usual for a batch of so many images."""
+    rate, power = RATES[optimizer]
+    return rate * (batch / REFERENCE_BATCH) ** power
 
 
 class Finding(NamedTuple):
@@ -592,18 +603,15 @@ def _check_schedule(plan: _Plan) -> Iterator[Finding]:
 
 def _check_learning_rate(plan: _Plan) -> Iterator[Finding]:
     solver = plan.config.SOLVER
-    # Detectron2 has SGD alone; configs of others name their optimizer so.
-    if solver.get("OPTIMIZER", "SGD") != "SGD":
-        return
-    usual = REFERENCE_LR * solver.IMS_PER_BATCH / REFERENCE_BATCH
+    usual = usual_rate(solver.OPTIMIZER, solver.IMS_PER_BATCH)
     times = solver.BASE_LR / usual
     if 1 / LR_FACTOR < times < LR_FACTOR:
         return
     far = f"{times:.3g} times" if times > 1 else f"1/{1 / max(times, 1e-12):.3g} of"
     yield Finding(
         WARNING,
-        f"{plan.shown('SOLVER.BASE_LR')}, {far} the usual {usual:.4g} ({REFERENCE_LR} * "
-        f"{solver.IMS_PER_BATCH} / {REFERENCE_BATCH}, by SOLVER.IMS_PER_BATCH): "
+        f"{plan.shown('SOLVER.BASE_LR')}, {far} the usual {usual:.4g} of {solver.OPTIMIZER} for "
+        f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH}: "
         + ("the loss may rise to NaN." if times > 1 else "little is learned in the time."),
         f"SOLVER.BASE_LR {usual:.4g}",
     )
@@ -785,7 +793,9 @@ def _check_memory(plan: _Plan) -> Iterator[Finding]:
 
 
 def _scaled_rate(config: CfgNode, batch: int) -> float:
-    return float(f"{config.SOLVER.BASE_LR * batch / config.SOLVER.IMS_PER_BATCH:.4g}")
+    optimizer = config.SOLVER.OPTIMIZER
+    before = usual_rate(optimizer, config.SOLVER.IMS_PER_BATCH)
+    return float(f"{config.SOLVER.BASE_LR * usual_rate(optimizer, batch) / before:.4g}")
 
 
 def _largest_page(config: CfgNode, pages: Sequence[Mapping[str, Any]]) -> int:

@@ -90,6 +90,11 @@ def resized_shape(height: int, width: int, min_size: int, max_size: int) -> tupl
     return max(int(new_height + 0.5), 1), max(int(new_width + 0.5), 1)
 
 
+def reduction_before(scale: float) -> int:
+    """By how much a page may be reduced as it is decoded, before it is resized by `scale`."""
+    return next((each for each in REDUCTIONS if scale * each * GAP <= 1), 1)
+
+
 def canvas(height: int, width: int, divisibility: int) -> tuple[int, int]:
     """The padded (height, width) of a resized page: only equal ones share a batch, so that a page's
     result is that of a page alone."""
@@ -159,7 +164,7 @@ class PageDataset:
             max(shape[0] / (bottom - top), shape[1] / (right - left))
             for shape, (left, top, right, bottom) in zip(shapes, windows, strict=True)
         )
-        reduction = next((each for each in REDUCTIONS if scale * each * GAP <= 1), 1)
+        reduction = reduction_before(scale)
         image = decode_reduced(data, reduction, self.color == "grey")
         if image is None:
             raise Unusable("it cannot be decoded")

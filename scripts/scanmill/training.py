@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 import scanmill.torch_setup  # noqa: F401
@@ -29,6 +30,7 @@ from detectron2.engine import TrainerBase, hooks
 from detectron2.layers import ROIAlign
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import (
     EventStorage,
@@ -46,7 +48,8 @@ from scanmill.conversion import BOTTOM_UP, write_model
 from scanmill.errors import UserError
 from scanmill.image_files import decode_reduced
 from scanmill.model_folders import WEIGHTS, is_backbone, read_card, replace_folder
-from scanmill.preprocessing import read_image_file, resize, resized_shape
+from scanmill.preflight import ADAMW, RATES, SGD, usual_rate
+from scanmill.preprocessing import read_image_file, reduction_before, resize, resized_shape
 from scanmill.progress import logger
 from scanmill.training_curves import draw_training
 
@@ -57,8 +60,8 @@ RENEWABLE = (
     "proposal_generator.rpn_head.objectness_logits.",
     "proposal_generator.rpn_head.anchor_deltas.",
 )
-#: Detectron2's: 0.02 for 16 images (Goyal et al., "Accurate, large minibatch SGD", 2017).
-LEARNING_RATE = 0.02 / 16
+#: WEIGHT_DECAY of AdamW (Liu et al., "A ConvNet for the 2020s", 2022).
+ADAMW_DECAY = 0.05
 #: Where the learning rate falls, of all iterations, and the least length of the warm-up's share.
 STEPS = (0.7, 0.9)
 WARMUP = 0.1
@@ -78,8 +81,9 @@ def training_config(
 ) -> CfgNode:
     """The config of a training on `pages` pages: what `given` keys do not say follows from the data.
 
-    MAX_ITER from the epochs, STEPS and WARMUP_ITERS from MAX_ITER, BASE_LR from IMS_PER_BATCH by the
-    linear rule, EVAL_PERIOD about once an epoch, at most 20 times.
+    MAX_ITER from the epochs, STEPS and WARMUP_ITERS from MAX_ITER, BASE_LR from IMS_PER_BATCH (in
+    proportion for SGD, with the square root for AdamW), EVAL_PERIOD about once an epoch, at most 20
+    times. Raises UserError for another optimizer.
     """
     config = config.clone()
     config.defrost()
@@ -91,10 +95,16 @@ def training_config(
     default("MODEL.ROI_HEADS.NUM_CLASSES", classes)
     default("SOLVER.IMS_PER_BATCH", 8 if device == "cuda" else 2)
     batch = config.SOLVER.IMS_PER_BATCH
-    default("SOLVER.BASE_LR", LEARNING_RATE * batch)
+    optimizer = config.SOLVER.OPTIMIZER
+    if optimizer not in RATES:
+        raise UserError(f"SOLVER.OPTIMIZER is {optimizer}: it must be {' or '.join(RATES)}.")
+    default("SOLVER.BASE_LR", usual_rate(optimizer, batch))
+    if optimizer == ADAMW:
+        default("SOLVER.WEIGHT_DECAY", ADAMW_DECAY)
     default("SOLVER.MAX_ITER", max(1, math.ceil(epochs * pages / batch)))
     most = config.SOLVER.MAX_ITER
-    default("SOLVER.STEPS", tuple(round(share * most) for share in STEPS))
+    steps = {round(share * most) for share in STEPS}
+    default("SOLVER.STEPS", tuple(sorted(step for step in steps if 0 < step < most)))
     default("SOLVER.WARMUP_ITERS", min(1000, math.ceil(WARMUP * most)))
     default("TEST.EVAL_PERIOD", max(1, math.ceil(pages / batch), math.ceil(most / 20)))
     default(
@@ -211,11 +221,18 @@ class TrainingPages:
     """Annotated pages as Detectron2 trains on them; a map-style dataset of (iteration's place, page)."""
 
     def __init__(
-        self, truth: Mapping[str, Any], images: Path, config: CfgNode, color: str, seed: int
+        self,
+        truth: Mapping[str, Any],
+        images: Path,
+        config: CfgNode,
+        color: str,
+        seed: int,
+        reduced: Path,
     ) -> None:
         """`truth` is COCO with ids from 1 in class order, `images` the folder of its file names;
-        `color` is `grey`, `BGR` or `RGB`."""
-        self.images, self.color, self.seed = images, color, seed
+        `color` is `grey`, `BGR` or `RGB`. In `reduced`, pages far larger than they are trained on are
+        kept as they are decoded: a page of 600 dpi takes seconds."""
+        self.images, self.color, self.seed, self.reduced = images, color, seed, reduced
         self.sizes, self.longest = config.INPUT.MIN_SIZE_TRAIN, config.INPUT.MAX_SIZE_TRAIN
         self.augmentation = Augmentation()
         objects: dict[int, list[dict]] = {image["id"]: [] for image in truth["images"]}
@@ -236,11 +253,12 @@ class TrainingPages:
         place, index = at
         image, objects = self.pages[index]
         rng = np.random.default_rng([self.seed, place])
-        pixels = self._read(self.images / image["file_name"])
-        boxes = np.array([each["bbox"] for each in objects], np.float32).reshape(-1, 4)
+        pixels, reduction = self._read(image)
+        boxes = np.array([each["bbox"] for each in objects], np.float32).reshape(-1, 4) / reduction
         boxes[:, 2:] += boxes[:, :2]
         polygons = [
-            [np.asarray(part, np.float32) for part in each["segmentation"]] for each in objects
+            [np.asarray(part, np.float32) / reduction for part in each["segmentation"]]
+            for each in objects
         ]
         pixels, boxes, polygons, keep = augment(pixels, boxes, polygons, self.augmentation, rng)
         height, width = pixels.shape[:2]
@@ -265,13 +283,29 @@ class TrainingPages:
             "file_name": image["file_name"],
         }
 
-    def _read(self, path: Path) -> np.ndarray:
-        pixels = decode_reduced(read_image_file(str(path)).data, 1, self.color == "grey")
+    def _read(self, image: Mapping[str, Any]) -> tuple[np.ndarray, int]:
+        """The page as it is decoded for detection, and by how much it is smaller than the image."""
+        height, width = image["height"], image["width"]
+        shape = resized_shape(height, width, max(self.sizes), self.longest)
+        reduction = reduction_before(max(shape[0] / height, shape[1] / width))
+        kept, grey = self.reduced / f"{image['id']}.png", self.color == "grey"
+        if reduction > 1 and kept.exists():
+            data, rest = kept.read_bytes(), 1
+        else:
+            data, rest = read_image_file(str(self.images / image["file_name"])).data, reduction
+        pixels = decode_reduced(data, rest, grey)
         if pixels is None:
-            raise UserError(f"{path} cannot be decoded. Prepare the dataset again.")
-        if pixels.ndim == 2 and self.color != "grey":
+            raise UserError(
+                f"{self.images / image['file_name']} cannot be decoded. Prepare the dataset again."
+            )
+        if rest > 1:
+            draft = kept.with_suffix(f".{os.getpid()}.tmp")
+            kept.parent.mkdir(exist_ok=True)
+            draft.write_bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1])
+            os.replace(draft, kept)
+        if pixels.ndim == 2 and not grey:
             pixels = np.repeat(pixels[..., None], 3, axis=2)
-        return pixels
+        return pixels, reduction
 
 
 def as_input(page: Mapping[str, Any], masks: bool) -> dict[str, Any]:
@@ -335,7 +369,7 @@ class Trainer(TrainerBase):
         """`state` is the folder of checkpoints and metrics."""
         super().__init__()
         self.config, self.model, self.pages, self.folder = config, model, pages, state
-        self.optimizer = build_optimizer(config, model)
+        self.optimizer = make_optimizer(config, model)
         self.scheduler = build_lr_scheduler(config, self.optimizer)
         self.device = torch.device(config.MODEL.DEVICE)
         self.dtype = training_dtype(self.device)
@@ -425,6 +459,22 @@ class Trainer(TrainerBase):
         self.scaler.update()
         storage = get_event_storage()
         storage.put_scalars(total_loss=sum(numbers.values()), **numbers)
+
+
+def make_optimizer(config: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """SGD as Detectron2 builds it, or AdamW over the same groups of parameters."""
+    solver = config.SOLVER
+    if solver.OPTIMIZER == SGD:
+        return build_optimizer(config, model)
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+    )
+    return maybe_add_gradient_clipping(config, torch.optim.AdamW)(groups, lr=solver.BASE_LR)
 
 
 def training_dtype(device: torch.device) -> torch.dtype:
@@ -611,7 +661,7 @@ def train(
     """
     state.mkdir(parents=True, exist_ok=True)
     color = card["color"] if card["color"] == "grey" else config.INPUT.FORMAT
-    pages = TrainingPages(truth, images, config, color, seed)
+    pages = TrainingPages(truth, images, config, color, seed, state / "pages")
     if not len(pages):
         raise UserError("There is no page to train on. Look at the dataset's report.")
     steady = start is not None and config.SOLVER.IMS_PER_BATCH < STEADY_BATCH
@@ -649,4 +699,5 @@ def train(
     )
     if not trainer.finished:
         trainer.train(first, most)
+    shutil.rmtree(pages.reduced, ignore_errors=True)
     return Trained(state / "best", dict(trainer.best), trainer.iter + 1)

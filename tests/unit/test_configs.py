@@ -42,6 +42,7 @@ def test_every_plain_config_of_detectron2_is_read_as_detectron2_reads_it(name):
     theirs.merge_from_file(str(PACKAGE / name))
     mine = load_config(name)
     assert mine.MODEL.pop("TIMM") == {"NAME": ""}
+    assert mine.SOLVER.pop("OPTIMIZER") == "SGD"
     assert mine == theirs
 
 

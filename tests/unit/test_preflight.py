@@ -188,7 +188,7 @@ WRONG = {
     "learning rate too high": (
         ("SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 0.02),
         "warning",
-        ["BASE_LR is 0.02", "8 times the usual 0.0025", "0.02 * 2 / 16", "NaN"],
+        ["BASE_LR is 0.02", "8 times the usual 0.0025", "NaN"],
         "SOLVER.BASE_LR 0.0025",
     ),
     "learning rate too low": (

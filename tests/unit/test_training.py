@@ -12,7 +12,7 @@ import torch
 from detecting import SETTINGS, SHIPPED, copy_model
 
 from scanmill import training
-from scanmill.configs import load_config, resolve
+from scanmill.configs import dump_config, load_config, resolve
 from scanmill.detector import Detector
 from scanmill.errors import UserError
 from scanmill.model_folders import CONFIG, WEIGHTS, check_model, read_card, read_config
@@ -20,6 +20,7 @@ from scanmill.training import (
     Order,
     TrainingPages,
     describe_start,
+    make_optimizer,
     prepare_model,
     start_from,
     train,
@@ -196,8 +197,8 @@ def test_order_is_every_page_once_an_epoch_and_the_same_from_the_middle():
     assert list(Order(5, 2, 7, 4, 10)) == whole[4:]
 
 
-def test_page_is_varied_by_its_place_alone(dataset):
-    pages = TrainingPages(*dataset, config_of(), "grey", 1)
+def test_page_is_varied_by_its_place_alone(dataset, tmp_path):
+    pages = TrainingPages(*dataset, config_of(), "grey", 1, tmp_path)
     assert len(pages) == 8
     one, same, other = pages[(3, 0)], pages[(3, 0)], pages[(4, 0)]
     assert np.array_equal(one["image"], same["image"])
@@ -220,7 +221,56 @@ def test_page_is_varied_by_its_place_alone(dataset):
                 assert page["image"][0, y, x] < 150
 
 
+def test_large_pages_are_decoded_once(dataset, tmp_path, monkeypatch):
+    truth, images = dataset
+    large = {
+        "images": [image | {"width": 1800, "height": 2400} for image in truth["images"]],
+        "annotations": [
+            each
+            | {
+                "bbox": [6 * side for side in each["bbox"]],
+                "segmentation": [[6 * side for side in part] for part in each["segmentation"]],
+            }
+            for each in truth["annotations"]
+        ],
+        "categories": truth["categories"],
+    }
+    for image in truth["images"]:
+        page = cv2.imread(str(images / image["file_name"]), cv2.IMREAD_GRAYSCALE)
+        page = np.repeat(np.repeat(page, 6, axis=0), 6, axis=1)
+        cv2.imwrite(str(tmp_path / image["file_name"]), page)
+    pages = TrainingPages(large, tmp_path, config_of(), "grey", 1, tmp_path / "reduced")
+    first = [pages[(place, 2)] for place in range(4)]
+    [kept] = (tmp_path / "reduced").iterdir()
+    # The sizes are 192 px at most: half of 450, but not of 225.
+    assert cv2.imread(str(kept), cv2.IMREAD_UNCHANGED).shape == (600, 450)
+    small = TrainingPages(truth, images, config_of(), "grey", 1, tmp_path / "none")
+    for place, page in enumerate(first):
+        assert np.abs(page["boxes"] - small[(place, 2)]["boxes"]).max() < 1
+    assert not (tmp_path / "none").exists()
+    monkeypatch.setattr(training, "read_image_file", None)  # Would fail: it is not called again.
+    for place, page in enumerate(first):
+        again = pages[(place, 2)]
+        assert np.array_equal(page["image"], again["image"])
+        assert np.array_equal(page["boxes"], again["boxes"])
+
+
 # Training -----------------------------------------------------------------------------------------
+
+
+def test_adamw_trains_by_its_own_rate(dataset, tmp_path):
+    config = config_of("SOLVER.OPTIMIZER", "AdamW", "SOLVER.MAX_ITER", 2)
+    assert pytest.approx(2e-4 / 8**0.5) == config.SOLVER.BASE_LR  # A batch of 2 in place of 16.
+    assert config.SOLVER.WEIGHT_DECAY == 0.05
+    model = prepare_model(config, steady=False)
+    optimizer = make_optimizer(config, model)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    decays = {group["weight_decay"] for group in optimizer.param_groups}
+    assert decays == {0.05, config.SOLVER.WEIGHT_DECAY_NORM}
+    assert "OPTIMIZER: AdamW" in dump_config(config)
+    assert run(dataset, tmp_path, config).iterations == 2
+    with pytest.raises(UserError, match="OPTIMIZER is Adam: it must be SGD or AdamW"):
+        config_of("SOLVER.OPTIMIZER", "Adam")
 
 
 def test_model_learns_and_comes_out_as_a_model_folder(dataset, tmp_path, monkeypatch):
@@ -349,5 +399,5 @@ def test_dataset_without_pages_is_refused(dataset, tmp_path):
 def test_colour_models_get_colour_pages(dataset, tmp_path):
     folder = copy_model(tmp_path / "colour")
     shutil.rmtree(folder)
-    pages = TrainingPages(*dataset, config_of(), "RGB", 1)
+    pages = TrainingPages(*dataset, config_of(), "RGB", 1, tmp_path)
     assert pages[(0, 0)]["image"].shape[0] == 3
