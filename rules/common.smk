@@ -136,10 +136,9 @@ def start_model():
 
 
 def training_settings():
-    """The settings that decide what a training makes: what is left of them only says when it stops."""
-    return {
-        key: value for key, value in config["training"].items() if key not in ("name", "strict")
-    }
+    """The settings that decide what a training makes: the others say when it stops, and where it runs."""
+    running = ("name", "strict", "num_gpus")
+    return {key: value for key, value in config["training"].items() if key not in running}
 
 
 def judging_pages():

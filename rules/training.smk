@@ -48,9 +48,9 @@ if config["training"]["name"]:
             f"benchmarks/train_detector/{config['training']['name']}.tsv"
         conda:
             "../envs/scanmill.yaml"
-        threads: detection_threads()
+        threads: config["training"]["num_gpus"] * detection_threads()
         resources:
-            gpu=gpus_per_job(),
+            gpu=config["training"]["num_gpus"] * gpus_per_job(),
         params:
             settings=training_settings(),
         message:

@@ -30,6 +30,7 @@ def main(snakemake) -> None:  # noqa: ANN001
             Path("results/training"),
             settings["detection"]["device"],
             snakemake.threads,
+            settings["training"]["num_gpus"],
         )
 
 

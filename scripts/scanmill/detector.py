@@ -50,7 +50,7 @@ from scanmill.network import (
     build_network,
 )
 from scanmill.preprocessing import FileDataset, Page, PageDataset, Sample, canvas
-from scanmill.processors import cpu_model, has_bfloat16, lock_gpu, nvidia_driver
+from scanmill.processors import cpu_model, has_bfloat16, lock_gpus, nvidia_driver
 from scanmill.progress import logger
 from scanmill.registry import (
     MODELS,
@@ -88,7 +88,7 @@ def choose_device(setting: str) -> torch.device:
     if setting == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
-        index = lock_gpu(torch.cuda.device_count(), logger.info)
+        index = lock_gpus(torch.cuda.device_count(), 1, logger.info)[0]
         torch.cuda.set_device(index)
         return torch.device("cuda", index)
     driver = nvidia_driver()

@@ -48,33 +48,40 @@ def _cpuinfo(key: str) -> str:
     return ""
 
 
-#: The GPU that this process has locked, by its lock file.
-_HELD: dict[Path, int] = {}
+#: The GPUs that this process has locked, and their lock files.
+_HELD: dict[int, int] = {}
 
 
-def lock_gpu(count: int, say: Callable[[str], None]) -> int:
-    """The number of a GPU of `count` that no other job of this user has, locked until this process
-    ends; 0 without a lock where there is one alone, or CUDA_VISIBLE_DEVICES says which are ours.
+def lock_gpus(count: int, wanted: int, say: Callable[[str], None]) -> list[int]:
+    """The numbers of `wanted` GPUs of `count` that no other job of this user has, locked until this
+    process ends; the first ones without a lock where there is one alone, or CUDA_VISIBLE_DEVICES says
+    which are ours.
 
-    Where all are taken, waits for one, and says so.
+    Where too few are free, waits for them, and says so; it takes none before it can have all.
     """
     if count == 1 or "CUDA_VISIBLE_DEVICES" in os.environ:
-        return 0
+        return list(range(wanted))
     waiting = False
     while True:
+        taken: dict[int, int] = {}
         for index in range(count):
+            # What this process has, it keeps: a training validates.
+            if index in _HELD or len(_HELD) + len(taken) >= wanted:
+                continue
             path = Path(tempfile.gettempdir(), f"scanmill-{os.getuid()}-gpu-{index}.lock")
-            if path in _HELD:  # A training validates: one process, one GPU.
-                return _HELD[path]
             # Left open, and not passed on to the processes that this one starts.
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _HELD[path] = index
-                return index
+                taken[index] = lock
             except BlockingIOError:
                 os.close(lock)
+        if len(_HELD) + len(taken) >= wanted:
+            _HELD.update(taken)
+            return sorted(_HELD)[:wanted]
+        for lock in taken.values():
+            os.close(lock)
         if not waiting:
-            say(f"all {count} GPUs are taken by other jobs; waiting for one")
+            say(f"other jobs have the GPUs: waiting for {wanted} of {count}")
         waiting = True
         time.sleep(1)

@@ -86,6 +86,7 @@ RUNNING_SETTINGS: tuple[str, ...] = (
     "detection.device",
     "detection.batch_size",
     "training.strict",
+    "training.num_gpus",
     "reuse.code",
     "failures.max_failed_fraction",
 )

@@ -10,10 +10,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging.handlers
 import math
+import multiprocessing
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +31,13 @@ import scanmill.torch_setup  # noqa: F401
 import safetensors.torch
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import TrainerBase, hooks
+from detectron2.engine import TrainerBase, create_ddp_model, hooks, launch
 from detectron2.layers import ROIAlign
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.structures import Boxes, Instances, PolygonMasks
+from detectron2.utils import comm
 from detectron2.utils.events import (
     EventStorage,
     EventWriter,
@@ -39,6 +45,8 @@ from detectron2.utils.events import (
     TensorboardXWriter,
     get_event_storage,
 )
+from torch import distributed
+from torch.multiprocessing import ProcessExitedException
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from torchvision.ops import roi_align
@@ -52,6 +60,7 @@ from scanmill.preflight import ADAMW, RATES, SGD, usual_rate
 from scanmill.preprocessing import read_image_file, reduction_before, resize, resized_shape
 from scanmill.progress import logger
 from scanmill.training_curves import draw_training
+from scanmill.workers import die_with_parent
 
 #: Tensors that depend on the classes and anchors: of another shape, they start anew.
 RENEWABLE = (
@@ -65,12 +74,14 @@ ADAMW_DECAY = 0.05
 #: Where the learning rate falls, of all iterations, and the least length of the warm-up's share.
 STEPS = (0.7, 0.9)
 WARMUP = 0.1
-#: Images of a batch below which statistics of BatchNorm are those of the model that training starts
-#: from.
+#: Images of a GPU's batch below which statistics of BatchNorm are those of the model that training
+#: starts from.
 STEADY_BATCH = 8
 #: Iterations between two lines and entries of metrics.json; between two checkpoints.
 LOG_PERIOD = 20
 CHECKPOINT_PERIOD = 200
+#: How long processes wait for each other: for validation, by the first of them.
+PATIENCE = timedelta(days=1)
 
 
 # Config -------------------------------------------------------------------------------------------
@@ -326,9 +337,12 @@ def _corners(box: np.ndarray) -> np.ndarray:
 class Order:
     """Batches of (place, page), page after page in a new order each epoch, from an iteration on."""
 
-    def __init__(self, pages: int, batch: int, seed: int, start: int, end: int) -> None:
-        """Of iterations `start` to `end`."""
+    def __init__(
+        self, pages: int, batch: int, seed: int, start: int, end: int, rank: int = 0, ranks: int = 1
+    ) -> None:
+        """Of iterations `start` to `end`, and of each batch the part of process `rank` of `ranks`."""
         self.pages, self.batch, self.seed, self.start, self.end = pages, batch, seed, start, end
+        self.rank, self.ranks = rank, ranks
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -344,7 +358,7 @@ class Order:
                     epoch = place // self.pages
                     order = np.random.default_rng([self.seed, epoch, 1]).permutation(self.pages)
                 batch.append((place, int(order[place % self.pages])))
-            yield batch
+            yield batch[self.rank :: self.ranks]
 
 
 def _as_it_is(batch: list[dict]) -> list[dict]:
@@ -366,9 +380,11 @@ class Trainer(TrainerBase):
         state: Path,
         workers: int,
     ) -> None:
-        """`state` is the folder of checkpoints and metrics."""
+        """`state` is the folder of checkpoints and metrics. `model` is also what other processes of
+        this training have."""
         super().__init__()
         self.config, self.model, self.pages, self.folder = config, model, pages, state
+        self.rank, self.ranks = comm.get_rank(), comm.get_world_size()
         self.optimizer = make_optimizer(config, model)
         self.scheduler = build_lr_scheduler(config, self.optimizer)
         self.device = torch.device(config.MODEL.DEVICE)
@@ -396,6 +412,8 @@ class Trainer(TrainerBase):
 
     def save(self) -> None:
         """Replace the last checkpoint; where that fails, the one before stays."""
+        if self.rank:
+            return
         saved = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -412,12 +430,16 @@ class Trainer(TrainerBase):
         batch, seed = self.config.SOLVER.IMS_PER_BATCH, self.pages.seed
         loader = DataLoader(
             self.pages,
-            batch_sampler=Order(len(self.pages), batch, seed, self.start_iter, self.max_iter),
+            batch_sampler=Order(
+                len(self.pages), batch, seed, self.start_iter, self.max_iter, self.rank, self.ranks
+            ),
             num_workers=self.workers,
             collate_fn=_as_it_is,
             multiprocessing_context="fork" if self.workers else None,
         )
         self.batches = iter(loader)
+        gpus = [comm.get_local_rank()] if self.device.type == "cuda" else None
+        self.parallel = create_ddp_model(self.model, forward_sync_buffers=False, device_ids=gpus)
         super().before_train()
 
     def train(self, start_iter: int, max_iter: int) -> None:
@@ -440,25 +462,37 @@ class Trainer(TrainerBase):
         """One iteration."""
         batch = next(self.batches)
         # RPN and RoI heads draw samples: the same ones however often the run was stopped.
-        torch.manual_seed(self.pages.seed * 1_000_003 + self.iter)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            losses = self.model([as_input(page, self.config.MODEL.MASK_ON) for page in batch])
+        number = self.pages.seed * 1_000_003 + self.iter
+        torch.manual_seed(number * self.ranks + self.rank)
+        inputs = [as_input(page, self.config.MODEL.MASK_ON) for page in batch]
+        try:
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                losses = self.parallel(inputs)
+        except FloatingPointError as error:  # The RPN's boxes: other processes are ended.
+            raise self._diverged(str(error), [batch]) from None
         total = sum(losses.values())
-        numbers = {name: loss.item() for name, loss in losses.items()}
+        means = torch.stack([loss.detach().float() for loss in losses.values()])
+        if self.ranks > 1:
+            distributed.all_reduce(means)
+            means /= self.ranks
+        numbers = dict(zip(losses, means.tolist(), strict=True))
         if not all(math.isfinite(value) for value in numbers.values()):
-            files = ", ".join(each["file_name"] for each in batch)
-            raise UserError(
-                f"The loss is no number any more at iteration {self.iter} ({numbers}), on {files}. "
-                f"The last checkpoint and the best model are kept in {self.folder}. Lower "
-                f"SOLVER.BASE_LR (now {self.config.SOLVER.BASE_LR:g}), or look at the annotations "
-                "of these pages."
-            )
+            names = [{"file_name": each["file_name"]} for each in batch]
+            raise self._diverged(str(numbers), comm.all_gather(names))
         self.optimizer.zero_grad()
         self.scaler.scale(total).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         storage = get_event_storage()
         storage.put_scalars(total_loss=sum(numbers.values()), **numbers)
+
+    def _diverged(self, what: str, batches: Sequence[Sequence[Mapping[str, Any]]]) -> UserError:
+        files = ", ".join(each["file_name"] for batch in batches for each in batch)
+        return UserError(
+            f"The loss is no number any more at iteration {self.iter} ({what}), on {files}. The last "
+            f"checkpoint and the best model are kept in {self.folder}. Lower SOLVER.BASE_LR (now "
+            f"{self.config.SOLVER.BASE_LR:g}), or look at the annotations of these pages."
+        )
 
 
 def make_optimizer(config: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -536,6 +570,12 @@ class Validation(hooks.HookBase):
         period = trainer.config.TEST.EVAL_PERIOD
         if not (period and done % period == 0) and done != trainer.max_iter:
             return
+        if not trainer.rank:
+            self._judge(trainer, done)
+        state = comm.all_gather((trainer.best, trainer.finished))
+        trainer.best, trainer.finished = state[0]
+
+    def _judge(self, trainer: Trainer, done: int) -> None:
         draft = trainer.folder / "candidate"
         self.write(draft, trainer.model)
         figures = {name: float(value) for name, value in self.validate(draft).items()}
@@ -550,7 +590,7 @@ class Validation(hooks.HookBase):
             replace_folder(draft, trainer.folder / "best")
             trainer.best = {"AP": figures["AP"], "iteration": done}
         shutil.rmtree(draft, ignore_errors=True)
-        since = (done - trainer.best["iteration"]) / max(1, period)
+        since = (done - trainer.best["iteration"]) / max(1, trainer.config.TEST.EVAL_PERIOD)
         if self.patience and since >= self.patience:
             logger.info("no better model in %d validations: training ends", self.patience)
             trainer.finished = True
@@ -640,6 +680,22 @@ class Trained(NamedTuple):
     """How many there were."""
 
 
+class _Run(NamedTuple):
+    """What each process of a training is given."""
+
+    config: CfgNode
+    truth: Mapping[str, Any]
+    images: Path
+    start: Path | None
+    state: Path
+    card: Mapping[str, Any]
+    validate: Callable[[Path], Mapping[str, float]]
+    workers: int
+    seed: int
+    patience: int | None
+    threads: int
+
+
 def train(
     config: CfgNode,
     truth: Mapping[str, Any],
@@ -651,23 +707,82 @@ def train(
     workers: int = 2,
     seed: int = 0,
     patience: int | None = None,
+    processes: int = 1,
 ) -> Trained:
     """Train a detector on `truth` (COCO, ids from 1 in class order) and keep the best model.
 
     `config` comes from `training_config`, `start` is the model folder to start from. `state` holds
     checkpoints and metrics: where there are some, training goes on from them. `card` is of the model
     that comes out (name, classes, color, ...). `validate` judges a model folder by figures of which
-    `AP` decides.
+    `AP` decides. Several `processes`, one for each GPU (or, without any, on the CPU), share each batch;
+    `validate` must then be picklable. `workers` and torch's threads are divided among them.
     """
     state.mkdir(parents=True, exist_ok=True)
+    threads = max(1, torch.get_num_threads() // processes)
+    workers = math.ceil(workers / processes)
+    given = (config, truth, images, start, state, card, validate, workers, seed, patience, threads)
+    _in_processes(partial(_train, _Run(*given)), processes)
+    shutil.rmtree(state / "pages", ignore_errors=True)
+    saved = torch.load(state / "last.pth", map_location="cpu", weights_only=True)
+    return Trained(state / "best", saved["best"], saved["iteration"] + 1)
+
+
+def _in_processes(work: Callable[[], None], processes: int) -> None:
+    """Run `work` in each of so many processes that know each other; their errors are raised here."""
+    if processes == 1:
+        work()
+        return
+    context = multiprocessing.get_context("spawn")
+    errors, records = context.SimpleQueue(), context.Queue()
+    listener = logging.handlers.QueueListener(records, _Relay())
+    listener.start()
+    try:
+        launch(_process, processes, dist_url="auto", args=(work, errors, records), timeout=PATIENCE)
+    except ProcessExitedException:
+        if errors.empty():
+            raise
+        raise errors.get() from None
+    finally:
+        listener.stop()
+
+
+class _Relay(logging.Handler):
+    """Gives the records of another process to this one's logger."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As if it had been logged here."""
+        logger.handle(record)
+
+
+def _process(work: Callable[[], None], errors: Any, records: Any) -> None:  # noqa: ANN401
+    """A process of several, of which the first logs."""
+    die_with_parent()
+    logger.setLevel(logging.INFO)
+    main = comm.is_main_process()
+    logger.addHandler(logging.handlers.QueueHandler(records) if main else logging.NullHandler())
+    try:
+        work()
+    except (UserError, OSError) as error:
+        errors.put(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def _train(run: _Run) -> None:
+    """Train, as one process of perhaps several."""
+    torch.set_num_threads(run.threads)
+    config, state, card, start = run.config, run.state, run.card, run.start
     color = card["color"] if card["color"] == "grey" else config.INPUT.FORMAT
-    pages = TrainingPages(truth, images, config, color, seed, state / "pages")
+    pages = TrainingPages(run.truth, run.images, config, color, run.seed, state / "pages")
     if not len(pages):
         raise UserError("There is no page to train on. Look at the dataset's report.")
-    steady = start is not None and config.SOLVER.IMS_PER_BATCH < STEADY_BATCH
-    torch.manual_seed(seed)
+    steady = (
+        start is not None and STEADY_BATCH * comm.get_world_size() > config.SOLVER.IMS_PER_BATCH
+    )
+    torch.manual_seed(run.seed)
     model = prepare_model(config, steady)
-    trainer = Trainer(config, model, pages, state, workers)
+    trainer = Trainer(config, model, pages, state, run.workers)
     if not (state / "last.pth").exists():
         with torch.no_grad():
             began = start_from(model, start, card["classes"])
@@ -677,27 +792,26 @@ def train(
     most = config.SOLVER.MAX_ITER
     if first:
         logger.info("going on with iteration %d of %d", first + 1, most)
-    _forget_later(state, first)
 
     def write(folder: Path, model: torch.nn.Module) -> None:
         write_model(model.state_dict(), config, folder, card)
 
-    writers = [
-        LogLines(most),
-        JSONWriter(str(state / "metrics.json"), window_size=LOG_PERIOD),
-        TensorboardXWriter(str(state / "tensorboard"), window_size=LOG_PERIOD),
-        Curves(state),
-    ]
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(trainer.optimizer, trainer.scheduler),
-            Validation(validate, write, patience),
+            Validation(run.validate, write, run.patience),
             Checkpoints(),
-            hooks.PeriodicWriter(writers, period=LOG_PERIOD),
         ]
     )
+    if not trainer.rank:
+        _forget_later(state, first)
+        writers = [
+            LogLines(most),
+            JSONWriter(str(state / "metrics.json"), window_size=LOG_PERIOD),
+            TensorboardXWriter(str(state / "tensorboard"), window_size=LOG_PERIOD),
+            Curves(state),
+        ]
+        trainer.register_hooks([hooks.PeriodicWriter(writers, period=LOG_PERIOD)])
     if not trainer.finished:
         trainer.train(first, most)
-    shutil.rmtree(pages.reduced, ignore_errors=True)
-    return Trained(state / "best", dict(trainer.best), trainer.iter + 1)

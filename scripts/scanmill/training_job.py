@@ -1,12 +1,13 @@
-"""A training from annotated pages to a model folder: what the rule and the command line have in "
-"common."""
+"""A training from annotated pages to a model folder: what the rule and the command line have in
+common."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ from scanmill.model_folders import (
     write_card,
 )
 from scanmill.preflight import check_training, format_findings, raise_findings
+from scanmill.processors import lock_gpus
 from scanmill.progress import logger
 from scanmill.registry import find_address, own_registry
 from scanmill.tables import digest_json
@@ -67,8 +69,32 @@ class TrainingJob(NamedTuple):
     """Whether warnings stop it."""
 
 
+class Validation(NamedTuple):
+    """The pages by which the best model is chosen; called with a model folder, it says how good that
+    is."""
+
+    truth: Mapping[str, Any]
+    """COCO."""
+    images: Path
+    device: str
+    threads: int
+
+    def __call__(self, folder: Path) -> dict[str, float]:
+        """Box AP and AP50 in per cent."""
+        detector = Detector(folder, VALIDATION, self.device)
+        found = detect_truth(detector, self.truth, self.images, self.threads)
+        metrics = evaluate(self.truth, found, *detector.sizes, samples=0).metrics
+        figures = {m.metric: m.value for m in metrics if m.class_name is None}
+        return {"AP": 100 * (figures["box_AP"] or 0), "AP50": 100 * (figures["box_AP50"] or 0)}
+
+
 def make_model(
-    job: TrainingJob, target: Path, states: Path, device: str = "auto", threads: int = 2
+    job: TrainingJob,
+    target: Path,
+    states: Path,
+    device: str = "auto",
+    threads: int = 2,
+    num_gpus: int = 1,
 ) -> None:
     """Train a model and put its folder at `target`; `states` is where trainings keep what they need to
     go on after they were stopped.
@@ -80,6 +106,7 @@ def make_model(
     card = read_card(job.start) if job.start else None
     if job.start:
         check_model(job.start)
+    gpus = _take_gpus(device, num_gpus)
     chosen = choose_device(device)
     torch.set_num_threads(threads)
     given = {str(key) for key in job.overrides[0::2]}
@@ -90,7 +117,7 @@ def make_model(
     memory = None
     if chosen.type == "cuda":
         memory = torch.cuda.get_device_properties(chosen).total_memory / 2**30
-    findings = check_training(config, truth, card, given, memory)
+    findings = check_training(config, truth, card, given, memory, num_gpus)
     raise_findings(findings, job.strict)
     for line in format_findings(findings).splitlines():
         logger.info("%s", line)
@@ -99,26 +126,21 @@ def make_model(
     color = card["color"] if card and not is_backbone(card) else "config"
     images = Path(truth["train"]["info"]["images"])
 
-    def validate(folder: Path) -> dict[str, float]:
-        detector = Detector(folder, VALIDATION, device)
-        found = detect_truth(detector, truth["val"], images, threads)
-        metrics = evaluate(truth["val"], found, *detector.sizes, samples=0).metrics
-        figures = {m.metric: m.value for m in metrics if m.class_name is None}
-        return {"AP": 100 * (figures["box_AP"] or 0), "AP50": 100 * (figures["box_AP50"] or 0)}
-
     begun = {"name": job.name, "classes": classes, "color": color}
-    trained = train(
-        config,
-        truth["train"],
-        images,
-        job.start,
-        state,
-        begun,
-        validate,
-        workers=max(1, threads // 2),
-        seed=job.seed,
-        patience=job.patience,
-    )
+    with _visible(gpus):
+        trained = train(
+            config,
+            truth["train"],
+            images,
+            job.start,
+            state,
+            begun,
+            Validation(truth["val"], images, device, threads),
+            workers=max(1, threads // 2),
+            seed=job.seed,
+            patience=job.patience,
+            processes=num_gpus,
+        )
     draft = target.with_name(f".{target.name}-{os.urandom(4).hex()}.tmp")
     shutil.copytree(trained.folder, draft)
     try:
@@ -154,6 +176,33 @@ def make_model(
         trained.best["iteration"],
         state / "training.png",
     )
+
+
+def _take_gpus(device: str, count: int) -> list[int]:
+    """The GPUs of a training on several, which no other job takes while it lasts."""
+    if count == 1:
+        return []
+    there = torch.cuda.device_count() if device != "cpu" else 0
+    if count > there:
+        raise UserError(
+            f"Training is to use {count} GPUs, and there are {there} (detection.device: {device}). "
+            "Lower training.num_gpus."
+        )
+    return lock_gpus(there, count, logger.info)
+
+
+@contextlib.contextmanager
+def _visible(gpus: list[int]) -> Iterator[None]:
+    """Processes started within see these GPUs alone, or those of CUDA_VISIBLE_DEVICES."""
+    key = "CUDA_VISIBLE_DEVICES"
+    if not gpus or key in os.environ:
+        yield
+        return
+    os.environ[key] = ",".join(map(str, gpus))
+    try:
+        yield
+    finally:
+        del os.environ[key]
 
 
 def _base_config(job: TrainingJob, card: Mapping[str, Any] | None) -> CfgNode:

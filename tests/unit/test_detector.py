@@ -351,7 +351,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
         monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
-        monkeypatch.setattr(detector_module, "lock_gpu", lambda count, say: count - 1)
+        monkeypatch.setattr(detector_module, "lock_gpus", lambda count, wanted, say: [count - 1])
 
     return make
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scanmill import processors
-from scanmill.processors import has_bfloat16, lock_gpu
+from scanmill.processors import has_bfloat16, lock_gpus
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -20,16 +20,17 @@ def locks(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(processors.tempfile, "tempdir", None)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(processors, "_HELD", {})
     return tmp_path
 
 
-def start_job(count):
-    """Another process that takes a GPU, says which, and keeps it until it is ended."""
+def start_job(count, wanted=1):
+    """Another process that takes GPUs, says which, and keeps them until it is ended."""
     program = f"""
         import sys, time
         sys.path.insert(0, {str(SCRIPTS)!r})
-        from scanmill.processors import lock_gpu
-        print(lock_gpu({count}, lambda text: print(text, flush=True)), flush=True)
+        from scanmill.processors import lock_gpus
+        print(*lock_gpus({count}, {wanted}, lambda text: print(text, flush=True)), flush=True)
         time.sleep(60)
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
@@ -43,7 +44,7 @@ def test_each_job_takes_a_gpu_of_its_own(locks):
         jobs.append(start_job(2))
         assert jobs[1].stdout.readline() == "1\n"
         jobs.append(start_job(2))
-        assert jobs[2].stdout.readline() == "all 2 GPUs are taken by other jobs; waiting for one\n"
+        assert jobs[2].stdout.readline() == "other jobs have the GPUs: waiting for 1 of 2\n"
         time.sleep(0.2)
         jobs[1].kill()
         assert jobs[2].stdout.readline() == "1\n"
@@ -52,13 +53,33 @@ def test_each_job_takes_a_gpu_of_its_own(locks):
             job.kill()
             job.wait()
     # A process that asks again, as a training that validates, keeps the one that it has.
-    assert [lock_gpu(2, pytest.fail) for _ in range(3)] == [0, 0, 0]
+    assert [lock_gpus(2, 1, pytest.fail) for _ in range(3)] == [[0], [0], [0]]
+
+
+def test_job_of_several_gpus_takes_none_before_it_can_have_all(locks):
+    jobs = [start_job(3)]
+    try:
+        assert jobs[0].stdout.readline() == "0\n"
+        jobs.append(start_job(3, 3))
+        assert jobs[1].stdout.readline() == "other jobs have the GPUs: waiting for 3 of 3\n"
+        jobs.append(start_job(3, 2))
+        assert jobs[2].stdout.readline() == "1 2\n"
+        jobs[2].kill()
+        jobs[0].kill()
+        assert jobs[1].stdout.readline() == "0 1 2\n"
+    finally:
+        for job in jobs:
+            job.kill()
+            job.wait()
+    assert lock_gpus(3, 2, pytest.fail) == [0, 1]
+    assert lock_gpus(3, 1, pytest.fail) == [0]
+    assert lock_gpus(3, 3, pytest.fail) == [0, 1, 2]
 
 
 def test_one_gpu_and_chosen_ones_are_not_locked(locks, monkeypatch):
-    assert lock_gpu(1, pytest.fail) == 0
+    assert lock_gpus(1, 1, pytest.fail) == [0]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert lock_gpu(2, pytest.fail) == 0
+    assert lock_gpus(2, 1, pytest.fail) == [0]
     assert list(locks.iterdir()) == []
 
 

@@ -221,6 +221,14 @@ def test_page_is_varied_by_its_place_alone(dataset, tmp_path):
                 assert page["image"][0, y, x] < 150
 
 
+def test_processes_share_each_batch():
+    whole = list(Order(7, 4, 3, 0, 5))
+    parts = [list(Order(7, 4, 3, 0, 5, rank, 2)) for rank in range(2)]
+    assert all(len(batch) == 2 for part in parts for batch in part)
+    for batch, one, other in zip(whole, *parts, strict=True):
+        assert sorted(one + other) == sorted(batch)
+
+
 def test_large_pages_are_decoded_once(dataset, tmp_path, monkeypatch):
     truth, images = dataset
     large = {
@@ -271,6 +279,42 @@ def test_adamw_trains_by_its_own_rate(dataset, tmp_path):
     assert run(dataset, tmp_path, config).iterations == 2
     with pytest.raises(UserError, match="OPTIMIZER is Adam: it must be SGD or AdamW"):
         config_of("SOLVER.OPTIMIZER", "Adam")
+
+
+def first_is_best(folder):
+    """A validation that can be given to another process."""
+    return {"AP": 1.0 if (folder.parent / "best").exists() else 50.0}
+
+
+def stop_at_the_second(folder):
+    if (folder.parent / "best").exists():
+        raise UserError("stopped")
+    return {"AP": 50.0}
+
+
+def test_several_processes_train_one_model(dataset, tmp_path, caplog):
+    caplog.set_level("INFO")
+    overrides = ("SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 4, "TEST.EVAL_PERIOD", 2)
+    config = config_of(*overrides)
+    whole = run(dataset, tmp_path / "whole", config, first_is_best, processes=2)
+    assert (whole.iterations, whole.best) == (4, {"AP": 50.0, "iteration": 2})
+    check_model(whole.folder)
+    # The first process alone speaks.
+    assert caplog.text.count("tensors kept") == 1
+    saved = torch.load(tmp_path / "whole" / "last.pth", weights_only=True)
+    # Stopped after two iterations and gone on with, it is the same.
+    with pytest.raises(UserError, match="stopped"):
+        run(dataset, tmp_path / "parts", config, stop_at_the_second, processes=2)
+    run(dataset, tmp_path / "parts", config, first_is_best, processes=2)
+    again = torch.load(tmp_path / "parts" / "last.pth", weights_only=True)
+    for name, tensor in saved["model"].items():
+        assert torch.allclose(tensor, again["model"][name], atol=1e-5), name
+
+
+def test_error_of_a_process_is_told_as_that_of_the_training(dataset, tmp_path):
+    wild = ("SOLVER.BASE_LR", 1e30, "SOLVER.WARMUP_ITERS", 0, "SOLVER.MAX_ITER", 9)
+    with pytest.raises(UserError, match=r"no number any more at iteration \d.*, on \d\.png"):
+        run(dataset, tmp_path, config_of(*wild), first_is_best, processes=2)
 
 
 def test_model_learns_and_comes_out_as_a_model_folder(dataset, tmp_path, monkeypatch):
