@@ -111,15 +111,16 @@ def model_digest():
 @user_errors
 def annotation_files():
     """The files of annotations, relative to the working directory as they are given."""
-    given = config["dataset"]["annotations"]
+    given = annotations.given_files(config["dataset"]["annotations"])
     return [str(path) for path in annotations.annotation_files(given)] if given else []
 
 
 def image_digest():
     """What is known of the annotated images without opening them; looked up in the main process."""
-    if not workflow.is_main_process or not config["dataset"]["annotations"]:
+    files = annotation_files()
+    if not workflow.is_main_process or not files:
         return ""
-    return annotations.image_digest(annotation_files(), config["dataset"]["images"])
+    return annotations.image_digest(files, config["dataset"]["images"])
 
 
 @user_errors
@@ -143,7 +144,9 @@ def training_settings():
 
 def judging_pages():
     """The pages that a model is judged by: those of the test, or of validation where there are none."""
-    return f"results/dataset/{'test' if config['dataset']['split']['test'] else 'val'}.json"
+    given, shares = config["dataset"]["annotations"], config["dataset"]["split"]
+    tested = given.get("test") if isinstance(given, dict) else shares["test"]
+    return f"results/dataset/{'test' if tested else 'val'}.json"
 
 
 def gpus_per_job():

@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 
 from scanmill.errors import UserError
 from scanmill.regions import Box
+from scanmill.splits import SPLITS
 from scanmill.tables import digest_json
 
 #: Suffixes of annotation files that are looked for in a folder.
@@ -153,6 +154,16 @@ class _Place(NamedTuple):
 
 
 # Files --------------------------------------------------------------------------------------------
+
+
+def given_files(annotations: Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:
+    """The files and folders of the setting `annotations`, divided or not."""
+    if not isinstance(annotations, Mapping):
+        return list(annotations)
+    unknown = sorted(set(annotations) - set(SPLITS))
+    if unknown:
+        raise UserError(f"dataset.annotations has {unknown[0]}: there are {', '.join(SPLITS)}.")
+    return [path for name in SPLITS for path in annotations.get(name) or ()]
 
 
 def annotation_files(paths: Iterable[str | Path]) -> list[Path]:

@@ -25,17 +25,23 @@ from scanmill.annotations import (
     Polygon,
     Problem,
     annotation_files,
+    given_files,
     plain_text,
     polygon_area,
+    read_annotations,
 )
 from scanmill.dataset_report import write_report
 from scanmill.errors import UserError
+from scanmill.progress import logger
 from scanmill.regions import Box
 from scanmill.splits import SPLITS, DocumentCounts, check_shares, split_documents
 from scanmill.tables import from_rows, write_table
 
 #: The settings of a dataset, where none are given.
 DEFAULTS: Mapping[str, Any] = {
+    # Files and folders of annotations, whose pages are divided; or such a list for each of train, val
+    # and test (test alone: to judge a model by).
+    "annotations": [],
     # Folder of the images; null: that of the annotations.
     "images": None,
     # Names in the order of their ids; null: all that there are, the most frequent first.
@@ -49,10 +55,6 @@ DEFAULTS: Mapping[str, Any] = {
     "document": None,
     "split": {"train": 0.7, "val": 0.15, "test": 0.15},
     "seed": 0,
-    # Files and folders of annotations, where the split is given: nothing is divided then.
-    "train": None,
-    "val": None,
-    "test": None,
 }
 
 #: Sides of a page of which two claims may differ in their ratio and still be of the same image.
@@ -132,6 +134,35 @@ class _Page(NamedTuple):
         """A problem of this page."""
         file = self.annotated.file
         return Problem(kind, severity, file, self.file_name, annotation, message)
+
+
+def prepare_dataset(settings: Mapping[str, Any], folder: Path) -> Dataset:
+    """Read annotations, check and divide them, write the dataset into `folder`, and log what there is.
+
+    `settings` are those of `DEFAULTS`. Raises UserError as `make_dataset` does.
+    """
+    files = given_files(settings["annotations"])
+    if not files:
+        raise UserError(
+            "There is nothing to train with: dataset.annotations is empty. Name files or folders of "
+            "COCO, Label Studio, PAGE-XML or ALTO annotations there."
+        )
+    dataset = make_dataset(read_annotations(files), settings)
+    write_dataset(dataset, folder)
+    pages = Counter(image.split for image in dataset.images)
+    logger.info(
+        "%d pages (%s), %d objects of %d classes: %s",
+        len(dataset.images),
+        ", ".join(f"{split} {pages[split]}" for split in SPLITS if pages[split]),
+        sum(len(image.objects) for image in dataset.images),
+        len(dataset.classes),
+        ", ".join(dataset.classes),
+    )
+    kinds = Counter((each.severity, each.kind) for each in dataset.problems)
+    for (severity, kind), count in kinds.most_common():
+        logger.warning("%s: %d of %s", severity, count, kind)
+    logger.info("look at %s", folder / "report.html")
+    return dataset
 
 
 def make_dataset(annotations: Annotations, settings: Mapping[str, Any]) -> Dataset:
@@ -268,18 +299,20 @@ def _image_folder(pages: Sequence[AnnotatedPage], settings: Mapping[str, Any]) -
 
 def _given_splits(settings: Mapping[str, Any]) -> dict[str, str] | None:
     """The split of each file of annotations, or None where documents are to be divided."""
-    if not any(settings[name] for name in SPLITS):
+    given = settings["annotations"]
+    if not isinstance(given, Mapping):
         return None
+    named = [name for name in SPLITS if given.get(name)]
     for name, what in (("train", "training"), ("val", "validation")):
-        if not settings[name]:
+        if name not in named and named != ["test"]:
             raise UserError(
-                f"The {what} set would be empty: annotations are given for another set, and none "
-                f"for {name}. Give {name} files too, or instead of train, val and test only "
-                "annotations, which are then divided by document."
+                f"The {what} set would be empty: annotations are given for {' and '.join(named)}, and "
+                f"none for {name}. Give {name} files too, or one list for all, which is then divided "
+                "by document."
             )
     splits: dict[str, str] = {}
-    for name in SPLITS:
-        for path in annotation_files(settings[name]) if settings[name] else ():
+    for name in named:
+        for path in annotation_files(given[name]):
             if splits.setdefault(str(path), name) != name:
                 raise UserError(
                     f"{path} is given for {splits[str(path)]} and for {name}: scores on pages that "
@@ -533,7 +566,10 @@ def _check_splits(
 ) -> None:
     """Find what would spoil training or its evaluation; the worst of it raises UserError."""
     sizes = Counter(image.split for image in images)
-    for name, what in (("train", "training"), ("val", "validation")):
+    given = settings["annotations"]
+    judged = isinstance(given, Mapping) and not given.get("train")
+    wanted = (("test", "test"),) if judged else (("train", "training"), ("val", "validation"))
+    for name, what in wanted:
         if not sizes[name]:
             left_out = Counter(each.kind for each in problems if each.severity == "error")
             why = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common(5))
@@ -544,7 +580,7 @@ def _check_splits(
                 f"{shown}. Mend those, or give {name} further pages."
             )
     counts = {name: count_classes(images, name, len(classes)) for name in SPLITS}
-    for place, name in enumerate(classes):
+    for place, name in enumerate(() if judged else classes):
         train = counts["train"][place]
         others = [split for split in SPLITS[1:] if counts[split][place]]
         if not train and others:

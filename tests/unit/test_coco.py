@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -28,6 +29,7 @@ from scanmill.coco import (
     count_classes,
     make_dataset,
     object_table,
+    prepare_dataset,
     problem_table,
     write_dataset,
 )
@@ -490,19 +492,19 @@ def given(folder):
 
 def test_given_splits(tmp_path):
     files = given(tmp_path)
-    dataset = dataset_of(*(file for each in files.values() for file in each), **files)
+    dataset = dataset_of(*(file for each in files.values() for file in each), annotations=files)
     assert not dataset.problems
     for image in dataset.images:
         assert image.split == image.file_name.split("/")[0]
     without_test = {"train": files["train"], "val": files["val"]}
-    dataset = dataset_of(*files["train"], *files["val"], **without_test)
+    dataset = dataset_of(*files["train"], *files["val"], annotations=without_test)
     assert Counter(image.split for image in dataset.images) == {"train": 6, "val": 6}
 
 
 def test_document_on_both_sides_of_a_given_split(tmp_path):
     files = given(tmp_path)
     paths = [file for each in files.values() for file in each]
-    dataset = dataset_of(*paths, **files, document=r"(book\d)/")
+    dataset = dataset_of(*paths, annotations=files, document=r"(book\d)/")
     assert [each[:2] for each in found(dataset)] == [("document_in_two_splits", "warning")] * 2
     assert "book0 has pages on both sides: 3 in train and 3 in val" in dataset.problems[0].message
 
@@ -513,7 +515,7 @@ def test_same_image_on_both_sides_of_a_given_split(tmp_path, other):
     copy = tmp_path / other / "book0/p1.png"
     copy.write_bytes((tmp_path / "train/book0/p1.png").read_bytes())
     paths = [file for each in files.values() for file in each]
-    dataset = dataset_of(*paths, **files)
+    dataset = dataset_of(*paths, annotations=files)
     name = "train/book0/p1.png"
     assert found(dataset) == [("duplicate_image", "error", "a.json", name, "")]
     assert f"and in {other}" in message_of(dataset, "duplicate_image")
@@ -526,7 +528,7 @@ def test_class_without_examples_in_training(tmp_path):
     files["train"][0].write_text(json.dumps(content))
     paths = [file for each in files.values() for file in each]
     with pytest.raises(UserError, match=r"class table has no example in training, but 2 in val"):
-        dataset_of(*paths, **files)
+        dataset_of(*paths, annotations=files)
 
 
 def test_divided_class_of_one_book_is_trained_on(tmp_path):
@@ -545,9 +547,9 @@ def test_empty_validation_set(tmp_path):
     with pytest.raises(UserError, match="The validation set would be empty: its share"):
         dataset_of(file, split={"train": 1.0})
     with pytest.raises(UserError, match=r"validation set would be empty.*none for val"):
-        dataset_of(file, train=[file])
+        dataset_of(file, annotations={"train": [file]})
     with pytest.raises(UserError, match=r"training set would be empty.*none for train"):
-        dataset_of(file, val=[file])
+        dataset_of(file, annotations={"val": [file]})
     files = given(tmp_path)
     content = json.loads(files["val"][0].read_text())
     for image in content["images"]:
@@ -555,15 +557,42 @@ def test_empty_validation_set(tmp_path):
     files["val"][0].write_text(json.dumps(content))
     paths = [file for each in files.values() for file in each]
     with pytest.raises(UserError, match=r"validation set is empty.*6 missing_image.*gone\.png"):
-        dataset_of(*paths, **files)
+        dataset_of(*paths, annotations=files)
+
+
+def test_pages_to_judge_by_need_no_others(tmp_path):
+    files = given(tmp_path)
+    dataset = dataset_of(*files["test"], annotations={"test": files["test"]}, min_examples=99)
+    assert Counter(image.split for image in dataset.images) == {"test": 6}
+    assert not dataset.problems
+    shutil.rmtree(tmp_path / "test" / "book0")
+    shutil.rmtree(tmp_path / "test" / "book1")
+    with pytest.raises(UserError, match=r"test set is empty.*6 missing_image"):
+        dataset_of(*files["test"], annotations={"test": files["test"]})
+
+
+def test_dataset_is_prepared_from_what_the_settings_name(tmp_path, caplog):
+    caplog.set_level("INFO")
+    files = {name: list(map(str, paths)) for name, paths in given(tmp_path).items()}
+    prepare_dataset({"annotations": files, "min_examples": 1}, tmp_path / "dataset")
+    assert "18 pages (train 6, val 6, test 6), 24 objects of 2 classes: text, table" in caplog.text
+    assert len(json.loads((tmp_path / "dataset/val.json").read_text())["images"]) == 6
+    with pytest.raises(UserError, match=r"dataset\.annotations is empty"):
+        prepare_dataset({"annotations": []}, tmp_path / "none")
+    with pytest.raises(
+        UserError, match=r"dataset\.annotations has dev: there are train, val, test"
+    ):
+        prepare_dataset({"annotations": {"dev": ["a.json"]}}, tmp_path / "none")
 
 
 def test_given_splits_that_contradict(tmp_path):
     files = given(tmp_path)
+    double = {"train": files["train"], "val": files["train"]}
     with pytest.raises(UserError, match=r"given for train and for val"):
-        dataset_of(*files["train"], train=files["train"], val=files["train"])
+        dataset_of(*files["train"], annotations=double)
+    others = {"train": files["train"], "val": files["val"]}
     with pytest.raises(UserError, match=r"is in none of train, val and test"):
-        dataset_of(*files["test"], train=files["train"], val=files["val"])
+        dataset_of(*files["test"], annotations=others)
 
 
 def test_nothing_at_all():
@@ -803,8 +832,8 @@ def test_real_given_split_by_issue():
     files = {name: [folder / f"coco_{name}.json"] for name in ("train", "val")}
     paths = [*files["train"], *files["val"]]
     # Its field `document` is a folder of many issues.
-    dataset = dataset_of(*paths, **files)
+    dataset = dataset_of(*paths, annotations=files)
     assert [each.kind for each in dataset.problems] == ["document_in_two_splits"] * 2
-    dataset = dataset_of(*paths, **files, document=ISSUE)
+    dataset = dataset_of(*paths, annotations=files, document=ISSUE)
     assert problem_table(dataset.problems).num_rows == 0
     assert Counter(image.split for image in dataset.images) == {"train": 27, "val": 7}
