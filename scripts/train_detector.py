@@ -27,7 +27,7 @@ def main(snakemake) -> None:  # noqa: ANN001
                 settings["training"]["strict"],
             ),
             target,
-            Path("results/training"),
+            Path("results/training", target.name),
             settings["detection"]["device"],
             snakemake.threads,
             settings["training"]["num_gpus"],

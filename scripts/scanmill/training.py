@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -77,6 +77,14 @@ WARMUP = 0.1
 #: Images of a GPU's batch below which statistics of BatchNorm are those of the model that training
 #: starts from.
 STEADY_BATCH = 8
+#: What epochs and pages decide, unless it is given.
+SOLVER = (
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.BASE_LR",
+    "SOLVER.MAX_ITER",
+    "SOLVER.STEPS",
+    "SOLVER.WARMUP_ITERS",
+)
 #: Iterations between two lines and entries of metrics.json; between two checkpoints.
 LOG_PERIOD = 20
 CHECKPOINT_PERIOD = 200
@@ -88,16 +96,24 @@ PATIENCE = timedelta(days=1)
 
 
 def training_config(
-    config: CfgNode, given: Sequence[str], pages: int, classes: int, epochs: float, device: str
+    config: CfgNode,
+    given: Collection[str],
+    pages: int,
+    classes: int,
+    epochs: float | None,
+    device: str,
 ) -> CfgNode:
     """The config of a training on `pages` pages: what `given` keys do not say follows from the data.
 
     MAX_ITER from the epochs, STEPS and WARMUP_ITERS from MAX_ITER, BASE_LR from IMS_PER_BATCH (in
     proportion for SGD, with the square root for AdamW), EVAL_PERIOD about once an epoch, at most 20
-    times. Raises UserError for another optimizer.
+    times. Where `epochs` is None, the solver is as the config has it, as Detectron2 takes it. Raises
+    UserError for another optimizer.
     """
     config = config.clone()
     config.defrost()
+    if epochs is None:
+        given = {*given, *SOLVER}
 
     def default(key: str, value: object) -> None:
         if key not in given:
@@ -112,7 +128,8 @@ def training_config(
     default("SOLVER.BASE_LR", usual_rate(optimizer, batch))
     if optimizer == ADAMW:
         default("SOLVER.WEIGHT_DECAY", ADAMW_DECAY)
-    default("SOLVER.MAX_ITER", max(1, math.ceil(epochs * pages / batch)))
+    if epochs is not None:
+        default("SOLVER.MAX_ITER", max(1, math.ceil(epochs * pages / batch)))
     most = config.SOLVER.MAX_ITER
     steps = {round(share * most) for share in STEPS}
     default("SOLVER.STEPS", tuple(sorted(step for step in steps if 0 < step < most)))

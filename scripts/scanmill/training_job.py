@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +19,14 @@ import scanmill.torch_setup  # noqa: F401
 import torch
 from detectron2.config import CfgNode
 
+from scanmill.checkpoints import read_checkpoint
 from scanmill.configs import dump_config, load_config, resolve
-from scanmill.conversion import check_backbone
+from scanmill.conversion import check_backbone, convert_model
 from scanmill.detector import Detector, choose_device
 from scanmill.errors import UserError
 from scanmill.evaluation import evaluate
+from scanmill.evaluation_report import write_evaluation
+from scanmill.fetching import fetch_model
 from scanmill.model_folders import (
     CARD,
     CONFIG,
@@ -38,7 +41,7 @@ from scanmill.model_folders import (
 from scanmill.preflight import check_training, format_findings, raise_findings
 from scanmill.processors import lock_gpus
 from scanmill.progress import logger
-from scanmill.registry import find_address, own_registry
+from scanmill.registry import find_address, own_registry, resolve_address
 from scanmill.tables import digest_json
 from scanmill.training import train, training_config
 
@@ -52,6 +55,10 @@ VALIDATION = {
 }
 
 
+#: Figures of an evaluation that are logged; its report has all.
+SAID = ("box_AP", "box_AP50", "mask_AP")
+
+
 class TrainingJob(NamedTuple):
     """What decides the model that a training makes."""
 
@@ -62,7 +69,8 @@ class TrainingJob(NamedTuple):
     """A model folder."""
     config: str | None
     overrides: tuple[object, ...]
-    epochs: float
+    epochs: float | None
+    """None: the config says how long."""
     patience: int | None = None
     seed: int = 0
     strict: bool = False
@@ -95,11 +103,13 @@ def make_model(
     device: str = "auto",
     threads: int = 2,
     num_gpus: int = 1,
+    resume: bool = True,
 ) -> None:
     """Train a model and put its folder at `target`; `states` is where trainings keep what they need to
-    go on after they were stopped.
+    go on after they were stopped, each in a folder of its digest.
 
-    Raises UserError for what would ruin the model, before the first iteration.
+    Raises UserError for what would ruin the model, before the first iteration, and for a training that
+    was begun where it is not to `resume`.
     """
     truth = job.truth
     classes = [each["name"] for each in truth["train"]["categories"]]
@@ -122,7 +132,12 @@ def make_model(
     for line in format_findings(findings).splitlines():
         logger.info("%s", line)
     digest = _digest(job, config, card)
-    state = states / job.name / digest
+    state = states / digest
+    if not resume and state.exists():
+        raise UserError(
+            f"This training was begun before, in {state}: --resume goes on with it. Remove that folder "
+            "to begin anew."
+        )
     color = card["color"] if card and not is_backbone(card) else "config"
     images = Path(truth["train"]["info"]["images"])
 
@@ -228,6 +243,38 @@ def _digest(job: TrainingJob, config: CfgNode, card: Mapping[str, Any] | None) -
     return digest_json([job.truth, dump_config(config), start, job.seed, job.patience])[:16]
 
 
+def find_start(
+    config_file: str, overrides: Sequence[object], classes: Sequence[str], folder: Path
+) -> Path | None:
+    """The model folder that MODEL.WEIGHTS of a config stands for, or None where it is empty.
+
+    It may be a model folder, a name or address of the registry, which is fetched into models/ of the
+    current directory, or a checkpoint of the config's architecture, of which a model folder is made at
+    `folder`; of as many classes as `classes`, it is taken to have these.
+    """
+    config = load_config(config_file, overrides)
+    weights = config.MODEL.WEIGHTS
+    if not weights:
+        return None
+    if (Path(weights) / CARD).is_file():
+        return Path(weights)
+    entries = own_registry()
+    if not Path(weights).is_file():
+        entry = entries.get(weights) or resolve_address(weights, entries)
+        target = Path("models") / entry.name
+        if not (target / CARD).exists():
+            fetch_model(entry, target)
+        return target
+    scores = read_checkpoint(Path(weights)).tensors.get("roi_heads.box_predictor.cls_score.weight")
+    names: list[str] = []
+    if scores is not None:
+        count = len(scores) - 1
+        names = list(classes) if count == len(classes) else [f"class {i}" for i in range(count)]
+        config.merge_from_list(["MODEL.ROI_HEADS.NUM_CLASSES", count])
+    convert_model(Path(weights), config, folder, {"name": Path(weights).stem, "classes": names})
+    return folder
+
+
 # Judging ------------------------------------------------------------------------------------------
 
 
@@ -246,6 +293,30 @@ def detect_truth(
     found = pa.concat_tables(table.select(columns) for table in tables)
     merged = pa.chunked_array(ids, pa.int64())
     return found.add_column(0, "image_id", merged)
+
+
+def judge(
+    detector: Detector,
+    truth: Mapping[str, Any],
+    source: str,
+    samples: int,
+    threads: int,
+    target: Path,
+) -> None:
+    """Compare what a detector finds with the annotations `truth`, of the file `source`; write it into
+    the folder `target` and log the most important figures."""
+    truth = in_classes_of(truth, detector.classes, source)
+    images = Path(truth["info"]["images"])
+    found = detect_truth(detector, truth, images, threads)
+    evaluation = evaluate(truth, found, *detector.sizes, samples=samples)
+    write_evaluation(evaluation, truth, found, images, target)
+    for metric in evaluation.metrics:
+        if metric.class_name is None and metric.metric in SAID and metric.value is not None:
+            between = ""
+            if metric.low is not None and metric.high is not None:
+                between = f" (95 %: {100 * metric.low:.1f} to {100 * metric.high:.1f})"
+            logger.info("%s %.1f%s", metric.metric, 100 * metric.value, between)
+    logger.info("look at %s", target / "report.html")
 
 
 def in_classes_of(truth: Mapping[str, Any], classes: list[str], source: str) -> dict[str, Any]:
