@@ -119,6 +119,8 @@ class AnnotatedPage(NamedTuple):
     page: int | None = None
     percent: bool = False
     """Coordinates are hundredths of width and height, not pixels."""
+    file_name: str | None = None
+    """Another name of its image, where that is an address that may lead anywhere."""
 
 
 class Annotations(NamedTuple):
@@ -501,6 +503,7 @@ def _read_label_studio(tasks: list[object], place: _Place) -> list[AnnotatedPage
                 regions,
                 *_source(task["data"]),
                 percent=True,
+                file_name=_file_name(task["data"]),
             )
         )
     return pages
@@ -516,6 +519,12 @@ def _task_image(data: Mapping[str, Any]) -> str | None:
     if "image" in texts:
         return texts["image"]
     return next((value for value in texts.values() if _IMAGE_NAME.search(image_path(value))), None)
+
+
+def _file_name(data: Mapping[str, Any]) -> str | None:
+    """The image's own name, which stands beside its address in tasks that were made from a run."""
+    name = data.get("file_name")
+    return name if isinstance(name, str) and _IMAGE_NAME.search(name) else None
 
 
 def image_path(name: str) -> str:

@@ -337,6 +337,8 @@ def _find_images(
         # Transkribus and others put PAGE-XML into a folder `page` below that of the images.
         places = [own, own.parent, folder] if beside else [folder, own, own.parent]
         candidates = images.find(page.image, places)
+        if not candidates and page.file_name:
+            candidates = images.find(page.file_name, places)
         if len(candidates) == 1:
             found.append((page, candidates[0]))
             continue
