@@ -4,12 +4,23 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from collections import Counter
 
 import cv2
 import numpy as np
 import pytest
-from conftest import PATIENCE, command, contents, documents_of, run_workflow, write_settings
+from conftest import (
+    PATIENCE,
+    REPOSITORY,
+    command,
+    contents,
+    documents_of,
+    rows,
+    run_workflow,
+    write_settings,
+)
 
 SMALL = [
     *("INPUT.MIN_SIZE_TRAIN", [160], "INPUT.MAX_SIZE_TRAIN", 300),
@@ -113,6 +124,31 @@ def test_one_call_leads_from_annotations_to_tables(annotated, tmp_path, undistur
     run = run_workflow(run_folder, "train", *archive)
     assert "drawn anew" in run.output
     assert contents(run_folder, "results/models/mine/model.safetensors") != weights
+
+
+def test_pages_of_a_run_that_were_corrected_come_back(tmp_path, undisturbed):
+    sample, run_folder = tmp_path / "sample", tmp_path / "run"
+    tool = [sys.executable, REPOSITORY / "scripts/sample_pages.py"]
+    options = ["--directory", undisturbed.directory, "--output", sample, "--n", "99"]
+    done = subprocess.run([*tool, *options], capture_output=True, text=True, check=True)
+    assert "all of them are taken" in done.stdout
+    tasks = json.loads((sample / "tasks.json").read_text(encoding="utf-8"))
+    for number, task in enumerate(tasks, 1):
+        [prediction] = task.pop("predictions")
+        task["id"] = number
+        task["annotations"] = [{"id": number, "was_cancelled": False, **prediction}]
+    (sample / "export.json").write_text(json.dumps(tasks), encoding="utf-8")
+    dataset = {"annotations": [str(sample / "export.json")], "min_examples": 1}
+    write_settings(run_folder, dataset=dataset)
+    archive = ("--config", f"archive={undisturbed.archive}")
+    run_workflow(run_folder, "results/dataset/train.json", *archive)
+    assert rows(run_folder, "dataset/problems.parquet") == []
+
+    def count(directory, dataset):
+        keys = ("document", "page", "class_name")
+        return Counter(tuple(row.values()) for row in rows(directory, dataset, *keys))
+
+    assert count(run_folder, "dataset/dataset.parquet") == count(undisturbed.directory, "regions")
 
 
 def test_training_that_was_killed_goes_on(annotated, tmp_path):
