@@ -169,7 +169,7 @@ def describe_sample(sample: Sample) -> str:
     documents = len({page.document for page in sample.pages})
     total = sum(stratum.pages for stratum in sample.strata)
     lines = [f"{len(sample.pages)} of {total} pages, of {documents} documents."]
-    if len(sample.strata) > 1:
+    if [stratum.name for stratum in sample.strata] != [ALL]:
         shown = sample.strata[:SHOWN_STRATA]
         width = max(len(stratum.name) for stratum in shown)
         lines += [f"  {name:<{width}}{chosen:>8} of {pages}" for name, pages, chosen in shown]

@@ -283,6 +283,7 @@ TOOLS = {
     "retry_failed": [],
     "verify_results": ["--repair"],
     "draw_regions": ["--documents", "**"],
+    "sample_pages": ["--output", "mistyped", "--n", "3"],
 }
 
 

@@ -299,3 +299,5 @@ def test_samples_are_described(run):
     assert said[1:] == ["  1850       3 of 10", "  1890       3 of 6", "  1910       3 of 6"]
     said = describe_sample(sample_pages(run, 4)).splitlines()
     assert said == ["4 of 22 pages, of 4 documents."]
+    said = describe_sample(sample_pages(run, 1, documents=["1910/*"], flagged=True)).splitlines()
+    assert said == ["1 of 5 pages, of 1 documents.", "  small_type       1 of 5"]
