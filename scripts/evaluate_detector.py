@@ -3,20 +3,18 @@
 import json
 from pathlib import Path
 
-from scanmill.detector import Detector
+from scanmill.evaluation_job import JudgedModel, judge
 from scanmill.progress import job
-from scanmill.training_job import judge
 
 
 def main(snakemake) -> None:  # noqa: ANN001
     with job(snakemake.log[0]):
-        settings, source = snakemake.config["detection"], snakemake.input.truth
+        running, given = snakemake.config["detection"], snakemake.params.settings
+        names = (snakemake.params.detection, running["device"], running["batch_size"])
+        model = JudgedModel(Path(snakemake.input.model).parent, *names)
+        source, target = snakemake.input.truth, Path(snakemake.output.report).parent
         truth = json.loads(Path(source).read_text(encoding="utf-8"))
-        folder = Path(snakemake.input.model).parent
-        device, size = settings["device"], settings["batch_size"]
-        detector = Detector(folder, snakemake.params.detection, device, size)
-        samples, target = snakemake.params.settings["samples"], Path(snakemake.output.report).parent
-        judge(detector, truth, source, samples, snakemake.threads, target)
+        judge(model, truth, source, target, given["samples"], given["sizes"], snakemake.threads)
 
 
 if __name__ == "__main__":

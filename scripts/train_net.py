@@ -78,10 +78,8 @@ def main() -> int:
         )
 
     from scanmill.configs import load_config  # torch takes seconds.
-    from scanmill.detector import Detector
-    from scanmill.detector import load as load_detector
-    from scanmill.model_folders import CARD
-    from scanmill.training_job import TrainingJob, find_start, judge, make_model
+    from scanmill.evaluation_job import JudgedModel, judge
+    from scanmill.training_job import TrainingJob, find_start, make_model
 
     config = load_config(given.config_file, given.overrides)
     output, threads = Path(config.OUTPUT_DIR), os.cpu_count() or 1
@@ -97,23 +95,20 @@ def main() -> int:
         name: json.loads((dataset / f"{name}.json").read_text(encoding="utf-8"))
         for name in ("train", "val", "test")
     }
+    start = find_start(given.config_file, given.overrides, classes, output / "start")
     if given.eval_only:
-        weights = Path(config.MODEL.WEIGHTS)
-        if (weights / CARD).is_file():
-            detector = Detector(weights, JUDGED, given.device)
-        else:
-            options = {"classes": classes, "overrides": given.overrides, "device": given.device}
-            detector = load_detector(config_file=given.config_file, **options)
+        if start is None:
+            raise UserError("There is nothing to judge: name a model by MODEL.WEIGHTS.")
+        model, overrides = start, tuple(given.overrides)
     else:
-        start = find_start(given.config_file, given.overrides, classes, output / "start")
         names = (given.config_file, tuple(given.overrides), given.epochs)
         job = TrainingJob(output.name, truth, start, *names, seed=given.seed)
-        where = (output / "model", output / "training")
-        make_model(job, *where, given.device, threads, given.num_gpus, given.resume)
-        detector = Detector(output / "model", JUDGED, given.device)
+        model, overrides, states = output / "model", (), output / "training"
+        make_model(job, model, states, given.device, threads, given.num_gpus, given.resume)
     if truth["test"]["images"]:
-        source = str(dataset / "test.json")
-        judge(detector, truth["test"], source, 200, threads, output / "evaluation")
+        source, target = str(dataset / "test.json"), output / "evaluation"
+        judged = JudgedModel(model, JUDGED, given.device, overrides=overrides)
+        judge(judged, truth["test"], source, target, 200, (), threads)
     return 0
 
 

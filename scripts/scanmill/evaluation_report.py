@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -49,21 +49,38 @@ METRICS = pa.schema(
 _STYLES = ("-", "--", ":", "-.")
 
 
+class SizeResult(NamedTuple):
+    """A model judged with pages that are resized to one size."""
+
+    min_size: int
+    """INPUT.MIN_SIZE_TEST, in pixels."""
+    max_size: int
+    metrics: Mapping[str, Metric]
+    """Of all classes, by name."""
+    pages_per_second: float
+    """From image files to detections, of a model that is loaded and warmed up."""
+    memory: float
+    """MB: on a GPU the most that torch reserved there, otherwise the peak of the process."""
+    device: str
+
+
 def write_evaluation(
     evaluation: Evaluation,
     truth: Mapping[str, Any],
     detections: pa.Table,
     images_root: Path,
     folder: Path,
+    sizes: Sequence[SizeResult] = (),
 ) -> None:
     """Write the files of an evaluation into `folder`, the numbers first.
 
     `truth` and `detections` are those that were evaluated; `images_root` is the folder that the file
-    names of the truth are relative to. Equal evaluations give equal bytes. Raises UserError for a page
-    that cannot be drawn.
+    names of the truth are relative to. Equal evaluations give equal bytes, but for the speed in `sizes`.
+    Raises UserError for a page that cannot be drawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(as_json(evaluation), sort_keys=True, indent=1, allow_nan=False)
+    content = as_json(evaluation) | {"sizes": [_size_as_json(each) for each in sizes]}
+    text = json.dumps(content, sort_keys=True, indent=1, allow_nan=False)
     _write(folder / "evaluation.json", f"{text}\n".encode())
     rows = [each._asdict() for each in _all_metrics(evaluation)]
     write_table(pa.Table.from_pylist(rows, schema=METRICS), folder / "evaluation.parquet")
@@ -72,7 +89,7 @@ def write_evaluation(
     _write(folder / "precision_recall.png", curves)
     _write(folder / "confusion.png", confusion)
     pages = draw_worst_pages(evaluation, truth, detections, images_root)
-    _write(folder / "report.html", report(evaluation, curves, confusion, pages).encode())
+    _write(folder / "report.html", report(evaluation, curves, confusion, pages, sizes).encode())
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -110,6 +127,15 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "confusion": evaluation.confusion,
         "pages": [page._asdict() for page in evaluation.pages],
     }
+
+
+def _size_as_json(size: SizeResult) -> dict[str, Any]:
+    metrics = {
+        name: {"value": each.value, "low": each.low, "high": each.high}
+        for name, each in size.metrics.items()
+        if name.startswith(("box_", "mask_"))
+    }
+    return {**size._asdict(), "metrics": metrics}
 
 
 def _all_metrics(evaluation: Evaluation) -> Iterator[Metric]:
@@ -301,12 +327,14 @@ def report(
     curves: bytes,
     confusion: bytes,
     pages: Sequence[tuple[PageScore, bytes]],
+    sizes: Sequence[SizeResult] = (),
 ) -> str:
     """One HTML page that needs no other file; `curves` and `confusion` are PNGs, `pages` JPEGs."""
     body = "".join(
         (
             _headline(evaluation),
             _by_class(evaluation),
+            _by_size(sizes),
             "<h2>Precision and recall</h2>",
             _image(curves, "png", "Precision over recall"),
             _thresholds(evaluation),
@@ -385,6 +413,28 @@ def _by_class(evaluation: Evaluation) -> str:
     ]
     names = ["class", "objects", "detections", *(each.replace("_", " ") for each in metrics)]
     return f"<h3>By class</h3>{_table(names, rows)}"
+
+
+def _by_size(sizes: Sequence[SizeResult]) -> str:
+    if not sizes:
+        return ""
+    kinds = [name for name in ("box_AP", "box_AP50", "mask_AP") if name in sizes[0].metrics]
+    rows = [
+        [
+            f"{each.min_size} / {each.max_size}",
+            *(_value(each.metrics[kind]) for kind in kinds),
+            f"{each.pages_per_second:.2f}",
+            f"{each.memory:.0f}",
+        ]
+        for each in sizes
+    ]
+    names = ["short / long side, px", *(kind.replace("_", " ") for kind in kinds), "pages/s", "MB"]
+    return (
+        f"<h3>By size of the input</h3>{_table(names, rows)}"
+        '<p class="note">INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, to which pages are resized before '
+        "they are detected on: a model is best near the sizes that it was trained with. Speed from "
+        f"image files to detections, and peak memory, on {html.escape(sizes[0].device)}.</p>"
+    )
 
 
 def _thresholds(evaluation: Evaluation) -> str:

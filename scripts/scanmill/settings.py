@@ -72,6 +72,7 @@ INPUT_SETTINGS: tuple[str, ...] = (
     "training.patience",
     "training.seed",
     "evaluation.samples",
+    "evaluation.sizes",
 )
 
 # Settings that decide only how fast, within which bounds and by which jobs.

@@ -134,7 +134,7 @@ def training_config(
     steps = {round(share * most) for share in STEPS}
     default("SOLVER.STEPS", tuple(sorted(step for step in steps if 0 < step < most)))
     default("SOLVER.WARMUP_ITERS", min(1000, math.ceil(WARMUP * most)))
-    default("TEST.EVAL_PERIOD", max(1, math.ceil(pages / batch), math.ceil(most / 20)))
+    default("TEST.EVAL_PERIOD", min(most, max(1, math.ceil(pages / batch), math.ceil(most / 20))))
     default(
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS", False
     )  # Blank pages teach that there may be nothing.

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 import scanmill.torch_setup  # noqa: F401
 
 # isort: split
@@ -22,10 +20,10 @@ from detectron2.config import CfgNode
 from scanmill.checkpoints import read_checkpoint
 from scanmill.configs import dump_config, load_config, resolve
 from scanmill.conversion import check_backbone, convert_model
-from scanmill.detector import Detector, choose_device
+from scanmill.detector import FOLDERS, Detector, choose_device
 from scanmill.errors import UserError
 from scanmill.evaluation import evaluate
-from scanmill.evaluation_report import write_evaluation
+from scanmill.evaluation_job import detect_truth
 from scanmill.fetching import fetch_model
 from scanmill.model_folders import (
     CARD,
@@ -41,7 +39,7 @@ from scanmill.model_folders import (
 from scanmill.preflight import check_training, format_findings, raise_findings
 from scanmill.processors import lock_gpus
 from scanmill.progress import logger
-from scanmill.registry import find_address, own_registry, resolve_address
+from scanmill.registry import find_address, find_model, own_registry, resolve_address
 from scanmill.tables import digest_json
 from scanmill.training import train, training_config
 
@@ -53,10 +51,6 @@ VALIDATION = {
     "precision": "auto",
     "polygons": False,
 }
-
-
-#: Figures of an evaluation that are logged; its report has all.
-SAID = ("box_AP", "box_AP50", "mask_AP")
 
 
 class TrainingJob(NamedTuple):
@@ -260,11 +254,12 @@ def find_start(
         return Path(weights)
     entries = own_registry()
     if not Path(weights).is_file():
-        entry = entries.get(weights) or resolve_address(weights, entries)
-        target = Path("models") / entry.name
-        if not (target / CARD).exists():
-            fetch_model(entry, target)
-        return target
+        name = resolve_address(weights, entries).name if "://" in weights else weights
+        found = find_model(name, FOLDERS, entries)
+        if isinstance(found, Path):
+            return found
+        fetch_model(found, FOLDERS[0] / name)
+        return FOLDERS[0] / name
     scores = read_checkpoint(Path(weights)).tensors.get("roi_heads.box_predictor.cls_score.weight")
     names: list[str] = []
     if scores is not None:
@@ -273,68 +268,3 @@ def find_start(
         config.merge_from_list(["MODEL.ROI_HEADS.NUM_CLASSES", count])
     convert_model(Path(weights), config, folder, {"name": Path(weights).stem, "classes": names})
     return folder
-
-
-# Judging ------------------------------------------------------------------------------------------
-
-
-def detect_truth(
-    detector: Detector, truth: Mapping[str, Any], images: Path, threads: int
-) -> pa.Table:
-    """What a detector finds on annotated pages, as `evaluation.evaluate` takes it.
-
-    Raises UserError for a page whose image cannot be read.
-    """
-    paths = [images / image["file_name"] for image in truth["images"]]
-    tables = detector.detect_raw(paths, threads)
-    ids = [pa.repeat(pa.scalar(image["id"], pa.int64()), table.num_rows)
-           for image, table in zip(truth["images"], tables, strict=True)]  # fmt: skip
-    columns = ("class_id", "class_name", "score", "x_min", "y_min", "x_max", "y_max", "polygon")
-    found = pa.concat_tables(table.select(columns) for table in tables)
-    merged = pa.chunked_array(ids, pa.int64())
-    return found.add_column(0, "image_id", merged)
-
-
-def judge(
-    detector: Detector,
-    truth: Mapping[str, Any],
-    source: str,
-    samples: int,
-    threads: int,
-    target: Path,
-) -> None:
-    """Compare what a detector finds with the annotations `truth`, of the file `source`; write it into
-    the folder `target` and log the most important figures."""
-    truth = in_classes_of(truth, detector.classes, source)
-    images = Path(truth["info"]["images"])
-    found = detect_truth(detector, truth, images, threads)
-    evaluation = evaluate(truth, found, *detector.sizes, samples=samples)
-    write_evaluation(evaluation, truth, found, images, target)
-    for metric in evaluation.metrics:
-        if metric.class_name is None and metric.metric in SAID and metric.value is not None:
-            between = ""
-            if metric.low is not None and metric.high is not None:
-                between = f" (95 %: {100 * metric.low:.1f} to {100 * metric.high:.1f})"
-            logger.info("%s %.1f%s", metric.metric, 100 * metric.value, between)
-    logger.info("look at %s", target / "report.html")
-
-
-def in_classes_of(truth: Mapping[str, Any], classes: list[str], source: str) -> dict[str, Any]:
-    """A dataset with the classes of a model, in their order; others are left out."""
-    names = {each["id"]: each["name"] for each in truth["categories"]}
-    missing = sorted(set(names.values()) - set(classes))
-    if len(missing) == len(names):
-        raise UserError(
-            f"{source} has the classes {', '.join(names.values())}, and the model finds none of them "
-            f"({', '.join(classes)}). Map them by dataset.map."
-        )
-    if missing:
-        logger.warning("the model has no class %s: it is not judged by it", ", ".join(missing))
-    places = {name: place for place, name in enumerate(classes, 1)}
-    annotations = [
-        {**each, "category_id": places[names[each["category_id"]]]}
-        for each in truth["annotations"]
-        if names[each["category_id"]] in places
-    ]
-    categories = [{"id": place, "name": name} for name, place in places.items()]
-    return {**truth, "annotations": annotations, "categories": categories}

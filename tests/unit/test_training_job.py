@@ -1,66 +1,25 @@
 """From annotated pages to a model folder: configs, judging, classes by name."""
 
-import cv2
-import numpy as np
-import pytest
-from detecting import SETTINGS, SHIPPED, draw_pages
+import os
 
-from scanmill.detector import Detector
+import pytest
+import safetensors.torch
+import torch
+from detecting import SHIPPED
+
+from scanmill import training_job
 from scanmill.errors import UserError
 from scanmill.model_folders import read_card
-from scanmill.training_job import TrainingJob, _base_config, _digest, detect_truth, in_classes_of
+from scanmill.training_job import (
+    TrainingJob,
+    _base_config,
+    _digest,
+    _take_gpus,
+    _visible,
+    find_start,
+)
 
 CLASSES = ["text", "title", "list", "table", "figure"]
-
-
-@pytest.fixture(scope="module")
-def truth(tmp_path_factory):
-    """Two pages without annotations; a COCO dict and their folder."""
-    folder = tmp_path_factory.mktemp("pages")
-    images = []
-    for number, page in enumerate(draw_pages(folder, 2), 1):
-        cv2.imwrite(str(folder / f"{number}.png"), page)
-        height, width = page.shape
-        images.append(
-            {"id": 10 * number, "file_name": f"{number}.png", "width": width, "height": height}
-        )
-    return {"images": images, "annotations": [], "categories": []}, folder
-
-
-def test_every_detection_is_judged_in_pixels_of_its_page(truth):
-    content, folder = truth
-    detector = Detector(SHIPPED, {**SETTINGS, "score_floor": 0.05}, "cpu")
-    found = detect_truth(detector, content, folder, 2)
-    assert set(found["image_id"].to_pylist()) == {10, 20}
-    assert min(found["score"].to_pylist()) < 0.5
-    [page, _] = detector.detect_raw([folder / "1.png", folder / "2.png"], 2)
-    mine = [
-        score
-        for i, score in zip(found["image_id"].to_pylist(), found["score"].to_pylist(), strict=True)
-        if i == 10
-    ]
-    assert mine == page["score"].to_pylist()
-    assert np.max(found["x_max"].to_pylist()) <= content["images"][0]["width"]
-
-
-def test_page_that_cannot_be_read_is_named(truth, tmp_path):
-    content, _ = truth
-    (tmp_path / "1.png").write_text("text")
-    detector = Detector(SHIPPED, SETTINGS, "cpu")
-    with pytest.raises(UserError, match=r"1\.png: "):
-        detect_truth(detector, content, tmp_path, 1)
-
-
-def test_classes_are_matched_by_name(caplog):
-    annotations = [{"id": i, "category_id": i, "bbox": [0, 0, 1, 1]} for i in (1, 2, 3)]
-    categories = [{"id": i, "name": n} for i, n in enumerate(["table", "stamp", "text"], 1)]
-    truth = {"images": [], "annotations": annotations, "categories": categories}
-    judged = in_classes_of(truth, CLASSES, "test.json")
-    assert [each["name"] for each in judged["categories"]] == CLASSES
-    assert [(a["id"], a["category_id"]) for a in judged["annotations"]] == [(1, 4), (3, 1)]
-    assert "the model has no class stamp" in caplog.text
-    with pytest.raises(UserError, match=r"test\.json has the classes table, stamp, text, .* none"):
-        in_classes_of(truth, ["row"], "test.json")
 
 
 def job(**changed):
@@ -80,6 +39,47 @@ def test_config_is_that_of_the_model_to_start_from_or_the_one_that_is_named():
     wrong = ("MODEL.PIXEL_STD", [57.375, 57.12, 58.395])
     with pytest.raises(UserError, match="the backbone ImageNet-R-50 needs"):
         _base_config(job(config="mask_rcnn_R_50_FPN_3x.yaml", overrides=wrong), card)
+
+
+def test_weights_of_a_config_become_a_model_to_start_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = str(SHIPPED / "config.yaml")
+
+    def start(weights, classes=CLASSES):
+        return find_start(config, ("MODEL.WEIGHTS", weights), classes, tmp_path / "start")
+
+    assert start("") is None
+    assert start("starter") == start(str(SHIPPED)) == SHIPPED
+    tensors = safetensors.torch.load_file(SHIPPED / "model.safetensors")
+    torch.save({"model": tensors, "iteration": 7}, tmp_path / "model_final.pth")
+    assert read_card(start("model_final.pth"))["classes"] == CLASSES
+    # Of other classes nothing is known but their number: they are drawn anew.
+    other = read_card(start("model_final.pth", ["letter", "seal"]))
+    assert other["classes"] == [f"class {i}" for i in range(5)]
+    named = "backbone.bottom_up."
+    body = {k.removeprefix(named): v for k, v in tensors.items() if k.startswith(named)}
+    torch.save(body, tmp_path / "R-18.pth")
+    assert read_card(start("R-18.pth"))["kind"] == "backbone"
+    with pytest.raises(UserError, match=r"no model `model_fnal\.pth`"):
+        start("model_fnal.pth")
+    with pytest.raises(UserError, match="not in the registry"):
+        start("detectron2://nothing/model.pkl")
+
+
+def test_several_gpus_are_taken_or_said_to_be_missing(monkeypatch):
+    assert _take_gpus("auto", 1) == []
+    with pytest.raises(UserError, match=r"use 2 GPUs, and there are 0 \(detection.device: cpu\)"):
+        _take_gpus("cpu", 2)
+    monkeypatch.setattr(training_job.torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(training_job, "lock_gpus", lambda count, wanted, say: [1, 3][:wanted])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert _take_gpus("auto", 2) == [1, 3]
+    with _visible([1, 3]):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "1,3"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6")
+    with _visible([0, 1]):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "5,6"
 
 
 def test_digest_is_of_what_decides_the_model(tmp_path):

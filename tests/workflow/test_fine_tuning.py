@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def settings(annotated, **changed):
             "split": {"train": 0.5, "val": 0.25, "test": 0.25},
         },
         "training": {"name": "mine", "overrides": SMALL, "epochs": 1},
-        "evaluation": {"samples": 10},
+        "evaluation": {"samples": 10, "sizes": [128, 160]},
     }  # fmt: skip
     for key, value in changed.items():
         blocks[key] = blocks.get(key, {}) | value if isinstance(value, dict) else value
@@ -95,7 +96,12 @@ def test_one_call_leads_from_annotations_to_tables(annotated, tmp_path, undistur
     report = (run_folder / "results/evaluation/mine/report.html").read_text()
     assert "frame" in report
     figures = json.loads((run_folder / "results/evaluation/mine/evaluation.json").read_text())
-    assert figures
+    small, own = figures["sizes"]
+    assert (small["min_size"], small["max_size"], own["min_size"]) == (128, 240, 160)
+    assert own["metrics"]["box_AP"] == figures["overall"]["box_AP"]
+    assert own["pages_per_second"] > 0
+    assert own["memory"] > 100
+    assert "128 / 240" in report
     assert documents_of(run_folder, "pages")
     [state] = (run_folder / "results/training/mine").iterdir()
     assert {path.name for path in state.iterdir()} >= {
@@ -193,3 +199,52 @@ def test_mistake_is_told_before_anything_is_trained(annotated, tmp_path, changed
     assert message in run.output
     assert "iteration 1" not in run.output
     assert not (run_folder / "results/models/mine").exists()
+
+
+def train_net(folder, *options, ok=True):
+    """What scripts/train_net.py says."""
+    script = REPOSITORY / "scripts/train_net.py"
+    config = ("--config-file", str(REPOSITORY / "models/starter/config.yaml"))
+    call = [sys.executable, str(script), *config, *map(str, options)]
+    done = subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode == 0) == ok, done.stderr
+    return done.stderr
+
+
+def test_command_line_of_detectron2(annotated, tmp_path):
+    content = json.loads((annotated / "coco.json").read_text())
+    content["categories"] = content["categories"][::-1]  # Ids say the order.
+    (annotated / "coco.json").unlink()
+    for name, books in {"train": (0, 1, 2), "val": (3,), "test": (4, 5)}.items():
+        images = [each for each in content["images"] if each["id"] // 2 in books]
+        ids = {each["id"] for each in images}
+        regions = [each for each in content["annotations"] if each["image_id"] in ids]
+        part = {**content, "images": images, "annotations": regions}
+        (annotated / f"{name}.json").write_text(json.dumps(part))
+    options = ["--num-gpus", 1, "--images", annotated, "--test", annotated / "test.json"]
+    overrides = [*map(str, SMALL), "SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 0.0025]
+    begin = [*options, "--train", annotated / "train.json", "--val", annotated / "val.json"]
+    train = [*begin, "MODEL.WEIGHTS", "starter", *overrides]
+    said = train_net(tmp_path, *train)
+    assert "12 pages (train 6, val 2, test 4), 36 objects of 2 classes: block, frame" in said
+    assert "drawn anew" in said
+    assert re.search(r"iteration 6 of 6: .*learning rate", said)
+    assert "box_AP " in said
+    card = json.loads((tmp_path / "output/model/model.json").read_text())
+    assert card["classes"] == ["block", "frame"]
+    assert (tmp_path / "output/evaluation/report.html").exists()
+    [state] = (tmp_path / "output/training").iterdir()
+    assert len((state / "metrics.json").read_text().splitlines()) > 0
+    # What was begun is neither trained over nor mixed up.
+    assert "--resume goes on with it" in train_net(tmp_path, *train, ok=False)
+    figures = json.loads((tmp_path / "output/evaluation/evaluation.json").read_bytes())
+    assert "iteration 6 of 6" not in train_net(tmp_path, "--resume", *train)
+    # The checkpoint of the last iteration, as Detectron2 names models, and the best model.
+    for weights in (state / "last.pth", "output/model"):
+        options_there = [*options, "MODEL.WEIGHTS", weights, *overrides]
+        more = ["MODEL.ROI_HEADS.NUM_CLASSES", 2, "OUTPUT_DIR", "judged"]
+        assert "box_AP " in train_net(tmp_path, "--eval-only", *options_there, *more)
+    judged = json.loads((tmp_path / "judged/evaluation/evaluation.json").read_bytes())
+    assert judged["overall"] == figures["overall"]
+    assert "name annotations by --train" in train_net(tmp_path, "SEED", 1, ok=False)
+    assert "name them by --test" in train_net(tmp_path, "--eval-only", ok=False)
