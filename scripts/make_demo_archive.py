@@ -598,7 +598,7 @@ def _draw_page(sheet: Sheet, number: int, size: Size) -> list[Region]:
     return sheet.regions
 
 
-def _draw_document(n_pages: int, seed: int, sizes: Sequence[Size]) -> tuple[bytes, KnownPages]:
+def draw_document(n_pages: int, seed: int, sizes: Sequence[Size]) -> tuple[bytes, KnownPages]:
     """Return a vector PDF, its pages of the given sizes in turn, and the regions on them."""
     sheet = _new_sheet(seed, sizes[0][0])
     pages = range(1, n_pages + 1)
@@ -651,7 +651,7 @@ def _shading(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     return cv2.resize(light, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def _age(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
+def age_page(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
     """Print a page of H x W (x 3) uint8 on old paper and scan it with blur and noise."""
     pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.6, 0.9))
     paper = rng.uniform(0.9, 1.0) * np.array([243.0, 229.0, 194.0])
@@ -690,7 +690,7 @@ def _scan_pages(
     """
     if kind not in ("jpeg", "g4"):
         raise ValueError(f"kind is {kind!r}: neither jpeg nor g4")
-    printed, known = _draw_document(n_pages, seed, sizes)
+    printed, known = draw_document(n_pages, seed, sizes)
     with pypdfium2.PdfDocument(printed) as document:
         for number, regions in known:
             rng = np.random.default_rng([seed, number])
@@ -699,7 +699,7 @@ def _scan_pages(
             bitmap = page.render(scale=dpi / 72, grayscale=flat, rev_byteorder=True)
             pixels = bitmap.to_numpy()
             pixels, moved = _skew(pixels, regions, rng.uniform(-0.6, 0.6), page.get_size(), dpi)
-            pixels = _make_bilevel(rng, pixels) if kind == "g4" else _age(rng, pixels)
+            pixels = _make_bilevel(rng, pixels) if kind == "g4" else age_page(rng, pixels)
             yield Image.fromarray(pixels), moved
 
 
@@ -738,7 +738,7 @@ def write_mixed_pdf(
     path: Path, n_pages: int, seed: int, sizes: Sequence[Size] = (A4, LEDGER)
 ) -> KnownPages:
     """Write a born-digital PDF whose pages have the given sizes in turn."""
-    written, known = _draw_document(n_pages, seed, sizes)
+    written, known = draw_document(n_pages, seed, sizes)
     path.write_bytes(written)
     return known
 
@@ -815,7 +815,7 @@ def write_image_folder(
 
 def write_encrypted_pdf(path: Path, n_pages: int, seed: int) -> KnownPages:
     """Write a vector PDF that opens with the password "demo" only."""
-    written, known = _draw_document(n_pages, seed, (A4,))
+    written, known = draw_document(n_pages, seed, (A4,))
     # RC4 with 128 bits (R=3), since newer ciphers salt at random and no two files would be equal.
     lock = pikepdf.Encryption(owner="demo", user="demo", R=3, aes=False, metadata=False)
     with pikepdf.open(io.BytesIO(written)) as pdf:
@@ -828,7 +828,7 @@ def write_corrupt_pdf(path: Path, n_pages: int, seed: int) -> KnownPages:
 
     Its catalogue stood at the end, so that there is nothing to repair it from.
     """
-    written, _ = _draw_document(n_pages, seed, (A4,))
+    written, _ = draw_document(n_pages, seed, (A4,))
     path.write_bytes(written[: len(written) // 2])
     return []
 
