@@ -35,6 +35,7 @@ from scanmill.configs import dump_config, load_config
 from scanmill.detector import FOLDERS, Detector, choose_device
 from scanmill.errors import UserError
 from scanmill.evaluation import evaluate
+from scanmill.evaluation_job import detect_truth
 from scanmill.fetching import fetch_model
 from scanmill.model_folders import CARD, CONFIG, is_backbone, model_digest, read_card
 from scanmill.processors import cpu_model
@@ -43,7 +44,7 @@ from scanmill.registry import Entry, find_model, own_registry
 from scanmill.tables import digest_json
 from scanmill.training import LOG_PERIOD, read_metrics, training_dtype
 from scanmill.training_curves import draw_comparison
-from scanmill.training_job import VALIDATION, TrainingJob, detect_truth, make_model
+from scanmill.training_job import VALIDATION, TrainingJob, make_model
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

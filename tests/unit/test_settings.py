@@ -428,9 +428,10 @@ def test_schema_is_valid_and_the_resolved_defaults_fit_it(tmp_path):
 def test_schema_knows_the_keys_of_the_defaults_and_no_others():
     paths = {".".join(path) for path, _ in schema_blocks(SCHEMA)} - {""}
     blocks = {key.rpartition(".")[0] for key in leaves(DEFAULTS)} - {""}
-    # A block that is null by default.
-    of_tiles = {"detection.tiles.size", "detection.tiles.overlap"}
-    assert paths == set(leaves(DEFAULTS)) | blocks | of_tiles
+    # Blocks that are something else by default.
+    others = {"detection.tiles.size", "detection.tiles.overlap"}
+    others |= {f"dataset.annotations.{split}" for split in ("train", "val", "test")}
+    assert paths == set(leaves(DEFAULTS)) | blocks | others
 
 
 def test_schema_is_closed_and_describes_every_key():
