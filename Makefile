@@ -59,8 +59,8 @@ demo: env demo/archive  ## run the workflow on an archive made for it; show what
 demo/archive: | env
 	$(IN_ENV) python scripts/make_demo_archive.py --output demo
 
-test: env  ## run the tests
-	$(IN_ENV) pytest
+test: env  ## run the tests, those of two files side by side
+	$(IN_ENV) pytest --numprocesses 2 --dist loadfile
 
 fuzz: env  ## damage PDFs in many ways and make page images of them [CASES=2000]
 	$(IN_ENV) FUZZ_CASES=$(or $(CASES),2000) pytest -s tests/unit/test_fuzzing.py

@@ -1,6 +1,7 @@
 """Rule train_detector: a model folder out of annotated pages."""
 
 import json
+import shlex
 from pathlib import Path
 
 from scanmill.progress import job
@@ -14,6 +15,8 @@ def main(snakemake) -> None:  # noqa: ANN001
         target = Path(snakemake.output.card).parent
         truth = {name: json.loads(Path(names[name]).read_text()) for name in ("train", "val")}
         settings = snakemake.config
+        blocks = [f"{name}={json.dumps(settings[name])}" for name in ("dataset", "training")]
+        command = ["snakemake", str(snakemake.output.card), "--config", *blocks]
         make_model(
             TrainingJob(
                 target.name,
@@ -25,6 +28,7 @@ def main(snakemake) -> None:  # noqa: ANN001
                 given["patience"],
                 given["seed"],
                 settings["training"]["strict"],
+                shlex.join(command),
             ),
             target,
             Path("results/training", target.name),

@@ -14,6 +14,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -102,7 +103,8 @@ def main() -> int:
         model, overrides = start, tuple(given.overrides)
     else:
         names = (given.config_file, tuple(given.overrides), given.epochs)
-        job = TrainingJob(output.name, truth, start, *names, seed=given.seed)
+        command = shlex.join(["python", *sys.argv])
+        job = TrainingJob(output.name, truth, start, *names, seed=given.seed, command=command)
         model, overrides, states = output / "model", (), output / "training"
         make_model(job, model, states, given.device, threads, given.num_gpus, given.resume)
     if truth["test"]["images"]:

@@ -110,10 +110,8 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
     overall: dict[str, Any] = {}
     by_class: dict[str, Any] = {name: {} for name in evaluation.classes}
     for each in _all_metrics(evaluation):
-        entry = {"value": each.value}
-        if each.low is not None:
-            entry |= {"low": each.low, "high": each.high}
-        (overall if each.class_name is None else by_class[each.class_name])[each.metric] = entry
+        where = overall if each.class_name is None else by_class[each.class_name]
+        where[each.metric] = _metric_as_json(each)
     return {
         "classes": evaluation.classes,
         "setup": evaluation.setup,
@@ -129,9 +127,14 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def _metric_as_json(metric: Metric) -> dict[str, float | None]:
+    between = {} if metric.low is None else {"low": metric.low, "high": metric.high}
+    return {"value": metric.value, **between}
+
+
 def _size_as_json(size: SizeResult) -> dict[str, Any]:
     metrics = {
-        name: {"value": each.value, "low": each.low, "high": each.high}
+        name: _metric_as_json(each)
         for name, each in size.metrics.items()
         if name.startswith(("box_", "mask_"))
     }

@@ -69,6 +69,8 @@ class TrainingJob(NamedTuple):
     seed: int = 0
     strict: bool = False
     """Whether warnings stop it."""
+    command: str = ""
+    """What the model's card says that makes it again."""
 
 
 class Validation(NamedTuple):
@@ -156,8 +158,10 @@ def make_model(
         evidence = {
             "licence": card.get("licence", "") if card else "",
             "provenance": {
+                "command": job.command,
                 "start": {"name": card["name"], "digest": model_digest(card)} if card else None,
-                "dataset": digest,
+                "data": digest_json(truth)[:16],
+                "training": digest,
                 "pages": {split: len(each["images"]) for split, each in truth.items()},
                 "config": job.config,
                 "overrides": list(job.overrides),

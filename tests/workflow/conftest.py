@@ -3,6 +3,7 @@
 One archive is run once; each test goes on from a copy of that finished run.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -200,10 +201,21 @@ class Finished(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory):
-    """The finished run that all start from; not to be changed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+def undisturbed(tmp_path_factory, worker_id):
+    """The finished run that all start from, of all processes of pytest; not to be changed."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "undisturbed"
     finished = Finished(folder / "archive", folder / "run")
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "finished").exists():
+            finish(finished)
+            (folder / "finished").touch()
+    return finished
+
+
+def finish(finished):
     write_archive(finished.archive)
     finished.settings()
     run = finished.run()
@@ -216,7 +228,6 @@ def undisturbed(tmp_path_factory):
     assert [row["page"] for row in rows(finished.directory, "failures.parquet")] == [None]
     flagged = {(page["document"], page["page"]) for page in reduced(finished.directory)}
     assert flagged == {("mixed.pdf", 2)}
-    return finished
 
 
 @pytest.fixture

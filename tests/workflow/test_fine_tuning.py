@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -92,6 +93,12 @@ def test_one_call_leads_from_annotations_to_tables(annotated, tmp_path, undistur
     assert card["classes"] == ["block", "frame"]
     assert card["provenance"]["pages"] == {"train": 6, "val": 4}
     assert card["provenance"]["start"]["name"] == "starter"
+    # The command that the card names says all that decided the model.
+    words = shlex.split(card["provenance"]["command"])
+    assert words[:3] == ["snakemake", "results/models/mine/model.json", "--config"]
+    blocks = dict(word.split("=", 1) for word in words[3:])
+    assert json.loads(blocks["training"])["overrides"] == SMALL
+    assert json.loads(blocks["dataset"])["annotations"] == [str(annotated)]
     assert card["color"] == "grey"
     report = (run_folder / "results/evaluation/mine/report.html").read_text()
     assert "frame" in report
