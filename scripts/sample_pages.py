@@ -17,7 +17,10 @@ def main() -> int:
         "--output", type=Path, required=True, metavar="FOLDER", help="where to; a new folder"
     )
     parser.add_argument(
-        "--n", type=int, required=True, help="how many pages; more of the same seed add to them"
+        "--n",
+        type=int,
+        default=200,
+        help="how many pages (default: 200); more add to the same ones",
     )
     parser.add_argument(
         "--by",
@@ -38,6 +41,9 @@ def main() -> int:
         metavar="S",
         help="lowest score of a region (default: all that are in results/regions)",
     )
+    parser.add_argument(
+        "--boxes", action="store_true", help="boxes alone, which are corrected faster than outlines"
+    )
     given = parser.parse_args()
     check_output(given.output, given.directory)
     sample = sample_pages(
@@ -48,7 +54,8 @@ def main() -> int:
         documents=given.documents,
         seed=given.seed,
     )
-    written = write_tasks(given.directory, sample.pages, given.output, given.min_score)
+    options = (given.output, given.min_score, given.boxes)
+    written = write_tasks(given.directory, sample.pages, *options)
     print(describe_sample(sample))
     print(f"{written.regions} regions found by {' and '.join(written.model_versions)}.")
     print(f"What to do next: {given.output / README}")

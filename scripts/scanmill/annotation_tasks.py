@@ -87,11 +87,16 @@ def check_output(output: Path, directory: Path) -> Path:
 
 
 def write_tasks(
-    directory: Path, pages: Sequence[SampledPage], output: Path, min_score: float = 0.0
+    directory: Path,
+    pages: Sequence[SampledPage],
+    output: Path,
+    min_score: float = 0.0,
+    boxes: bool = False,
 ) -> Written:
     """Write images, tasks.json, labels.xml and README.txt about pages of a finished run to `output`.
 
-    Tasks are in the order of `pages`. Regions below `min_score` are left out. The folder appears when
+    Tasks are in the order of `pages`. Regions below `min_score` are left out; with `boxes` the others
+    are boxes, though the model gave them outlines. The folder appears when
     all is written. Raises UserError as `check_output` does, and where a page's image or regions are not
     as the run left them.
     """
@@ -108,7 +113,7 @@ def write_tasks(
         tasks = []
         for page, name in zip(found, names, strict=True):
             file_name = name + _write_image(directory, page, draft / IMAGES / name)
-            tasks.append(_task(page, folder.name, file_name, min_score))
+            tasks.append(_task(page, folder.name, file_name, min_score, boxes))
         text = ",\n".join(json.dumps(task, ensure_ascii=False) for task in tasks)
         (draft / TASKS).write_text(f"[\n{text}\n]\n", encoding="utf-8")
         (draft / LABELS).write_text(labels, encoding="utf-8")
@@ -223,12 +228,14 @@ def image_names(pages: Sequence[tuple[str, int]]) -> list[str]:
 # Label Studio -------------------------------------------------------------------------------------
 
 
-def _task(page: _Page, folder: str, file_name: str, min_score: float) -> dict[str, Any]:
+def _task(
+    page: _Page, folder: str, file_name: str, min_score: float, boxes: bool
+) -> dict[str, Any]:
     """A task of Label Studio, with the regions of its page as a prediction."""
     row = page.row
     path = urllib.parse.quote(os.fsencode(f"{folder}/{IMAGES}/{file_name}"), safe="/")
     results = [
-        _result(region, row["width"], row["height"])
+        _result(region | {"polygon": None} if boxes else region, row["width"], row["height"])
         for region in page.regions.to_pylist()
         if region["score"] >= min_score
     ]

@@ -223,7 +223,7 @@ def make_run(experiment: Experiment, arm: Arm, seed: int) -> Run:
         states = experiment.output / "training" / name
         make_model(job, folder, states, experiment.device, experiment.threads)
         provenance = read_card(folder)["provenance"]
-        state = states / provenance["dataset"]
+        state = states / provenance["training"]
         lines = read_metrics(state)
         times = [line["time"] for line in lines if "time" in line]
         record = {

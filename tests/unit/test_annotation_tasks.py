@@ -134,6 +134,9 @@ def test_outlines_are_polygons(tmp_path):
     assert polygon["value"]["polygonlabels"] == ["figure"]
     points = np.array(polygon["value"]["points"]) * (WIDTH, HEIGHT) / 100
     assert points.ravel() == pytest.approx(OUTLINE, abs=1e-4 * HEIGHT)
+    [task] = write_sample(run, tmp_path / "boxes", boxes=True)
+    [box] = task["predictions"][0]["result"]
+    assert (box["type"], box["value"]["rectanglelabels"]) == ("rectanglelabels", ["figure"])
 
 
 @pytest.mark.parametrize(
