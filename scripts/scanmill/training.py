@@ -577,9 +577,12 @@ class Validation(hooks.HookBase):
         validate: Callable[[Path], Mapping[str, float]],
         write: Callable[[Path, torch.nn.Module], None],
         patience: int | None,
+        writers: Sequence[EventWriter],
     ) -> None:
-        """`write` makes a model folder of the model, `validate` gives its figures, `AP` among them."""
+        """`write` makes a model folder of the model, `validate` gives its figures, `AP` among them.
+        `writers` write the latest figures, which may be of several validations by their own time."""
         self.validate, self.write, self.patience = validate, write, patience
+        self.writers = writers
 
     def after_step(self) -> None:
         """Validate, if it is time."""
@@ -597,6 +600,8 @@ class Validation(hooks.HookBase):
         self.write(draft, trainer.model)
         figures = {name: float(value) for name, value in self.validate(draft).items()}
         get_event_storage().put_scalars(**figures, smoothing_hint=False)
+        for writer in self.writers:
+            writer.write()
         logger.info(
             "iteration %d: %s (best so far %.2f)",
             done,
@@ -813,22 +818,23 @@ def _train(run: _Run) -> None:
     def write(folder: Path, model: torch.nn.Module) -> None:
         write_model(model.state_dict(), config, folder, card)
 
+    files: list[EventWriter] = []
+    if not trainer.rank:
+        _forget_later(state, first)
+        files = [
+            JSONWriter(str(state / "metrics.json"), window_size=LOG_PERIOD),
+            TensorboardXWriter(str(state / "tensorboard"), window_size=LOG_PERIOD),
+        ]
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(trainer.optimizer, trainer.scheduler),
-            Validation(run.validate, write, run.patience),
+            Validation(run.validate, write, run.patience, files),
             Checkpoints(),
         ]
     )
     if not trainer.rank:
-        _forget_later(state, first)
-        writers = [
-            LogLines(most),
-            JSONWriter(str(state / "metrics.json"), window_size=LOG_PERIOD),
-            TensorboardXWriter(str(state / "tensorboard"), window_size=LOG_PERIOD),
-            Curves(state),
-        ]
+        writers = [LogLines(most), *files, Curves(state)]
         trainer.register_hooks([hooks.PeriodicWriter(writers, period=LOG_PERIOD)])
     if not trainer.finished:
         trainer.train(first, most)

@@ -393,6 +393,9 @@ def test_training_ends_when_nothing_better_comes(dataset, tmp_path):
     assert trained.best["iteration"] == 2
     again = run(dataset, tmp_path / "a", config, lambda folder: pytest.fail("again"), patience=3)
     assert again.iterations == 8
+    # Each validation is written, though several lie between two lines of the log.
+    judged = [line["iteration"] + 1 for line in metrics(tmp_path / "a") if "AP" in line]
+    assert judged == [2, 4, 6, 8]
 
 
 def test_loss_that_is_no_number_stops_and_keeps_the_last_good_model(dataset, tmp_path, monkeypatch):
