@@ -96,9 +96,8 @@ def write_tasks(
     """Write images, tasks.json, labels.xml and README.txt about pages of a finished run to `output`.
 
     Tasks are in the order of `pages`. Regions below `min_score` are left out; with `boxes` the others
-    are boxes, though the model gave them outlines. The folder appears when
-    all is written. Raises UserError as `check_output` does, and where a page's image or regions are not
-    as the run left them.
+    are boxes, though the model gave them outlines. The folder appears when all is written. Raises
+    UserError as `check_output` does, and where a page's image or regions are not as the run left them.
     """
     if not 0 <= min_score <= 1:
         raise UserError(f"--min-score {min_score}: scores are between 0 and 1.")

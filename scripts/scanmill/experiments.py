@@ -88,8 +88,8 @@ class Experiment(NamedTuple):
 def common_overrides(iterations: int, size: int) -> tuple[object, ...]:
     """The budget of every run: `iterations` of 4 pages of `size` pixels on their shorter side.
 
-    AdamW learns in hundreds of iterations what takes SGD thousands. Validations are at least LOG_PERIOD
-    apart, or metrics.json has not all of them.
+    AdamW learns in hundreds of iterations what takes SGD thousands. There are VALIDATIONS of them, but
+    at least LOG_PERIOD iterations apart.
     """
     period = min(iterations, max(LOG_PERIOD, math.ceil(iterations / VALIDATIONS)))
     return (
