@@ -56,7 +56,7 @@ def parse() -> argparse.Namespace:
         metavar="FILE",
         help="the config of all arms (default: that of the model to start from)",
     )
-    parser.add_argument("--iterations", type=int, default=250, help="of each run (default: 250)")
+    parser.add_argument("--iterations", type=int, default=160, help="of each run (default: 160)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each arm (default: 3)")
     parser.add_argument(
         "--size", type=int, default=320, help="pixels of a page's shorter side (default: 320)"
