@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import unicodedata
 from collections import Counter
@@ -576,10 +577,16 @@ def test_what_is_no_file_is_never_opened(tmp_path):
         assert listed(tmp_path, follow_links=True) == expected | {"device.pdf": "unsupported"}
 
 
+def open_to_all(folder):
+    """Have other users enter a folder, and those around it below that of temporary files."""
+    temporary = Path(tempfile.gettempdir())
+    for each in (folder, *folder.parents):
+        if each != temporary and each.is_relative_to(temporary):
+            each.chmod(0o755)
+
+
 def test_unreadable_folders_are_named(tmp_path):
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+    open_to_all(tmp_path)
     write(tmp_path / "a.pdf")
     write(tmp_path / "closed/b.pdf")
     write(tmp_path / "listed/c.pdf")
@@ -767,8 +774,7 @@ def test_csv_errors_name_file_and_line(tmp_path, text, message):
 def test_unreadable_csv(tmp_path):
     path = csv_archive(tmp_path, "document,path\n")
     path.chmod(0)
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+    open_to_all(tmp_path)
     with as_ordinary_user(), pytest.raises(UserError, match=r"archive\.csv: Permission denied"):
         listed(path)
 
