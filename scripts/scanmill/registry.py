@@ -131,6 +131,12 @@ def find_model(name: str, folders: Sequence[Path], entries: Mapping[str, Entry])
         return entry
     if "://" in name:
         return resolve_address(name, entries)
+    made = Path("results", "models", name)
+    if (made / CARD).is_file():
+        raise UserError(
+            f"The model `{name}` was trained in this working directory, and is not what training.name "
+            f"makes now. To use it further: mkdir -p models && cp -r {made} models/"
+        )
     local = sorted({path.parent.name for folder in folders for path in folder.glob(f"*/{CARD}")})
     detectors = [each.name for each in entries.values() if each.classes or each.folder]
     nearest = difflib.get_close_matches(name, [*local, *detectors], 3)

@@ -256,3 +256,10 @@ def test_file_is_called_after_the_entry():
 
 def test_registry_is_plain_yaml():
     assert yaml.safe_load(REGISTRY.read_text()).keys() == ENTRIES.keys()
+
+
+def test_model_that_was_trained_here_before_is_to_be_kept_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(MODELS / "starter", tmp_path / "results/models/mine")
+    with pytest.raises(UserError, match=r"mkdir -p models && cp -r results/models/mine models/"):
+        find_model("mine", [Path("models"), MODELS], ENTRIES)
