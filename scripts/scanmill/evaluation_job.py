@@ -27,6 +27,8 @@ from scanmill.workers import die_with_parent
 
 #: Figures of an evaluation that are logged; its report has all.
 SAID = ("box_AP", "box_AP50", "mask_AP")
+#: MAX_SIZE_TEST to MIN_SIZE_TEST, Detectron2's, for models that take pages as they are.
+PROPORTION = 1333 / 800
 
 
 class JudgedModel(NamedTuple):
@@ -62,8 +64,9 @@ def judge(
             if metric.low is not None and metric.high is not None:
                 between = f" (95 %: {100 * metric.low:.1f} to {100 * metric.high:.1f})"
             logger.info("%s %.1f%s", metric.metric, 100 * metric.value, between)
-    longest = detector.sizes[1] / detector.sizes[0]
-    of_sizes = list(compare_sizes(model, sizes, longest, truth, images, threads, samples))
+    shortest, longest = detector.sizes
+    proportion = longest / shortest if shortest else PROPORTION
+    of_sizes = list(compare_sizes(model, sizes, proportion, truth, images, threads, samples))
     write_evaluation(evaluation, truth, found, images, target, of_sizes)
     logger.info("look at %s", target / "report.html")
 
@@ -74,19 +77,20 @@ def judge(
 def compare_sizes(
     model: JudgedModel,
     sizes: Sequence[int],
-    longest: float,
+    proportion: float,
     truth: Mapping[str, Any],
     images: Path,
     threads: int,
     samples: int,
 ) -> Iterator[SizeResult]:
-    """Judge a model with pages of each short side in `sizes`, MAX_SIZE_TEST being `longest` times that.
+    """Judge a model with pages of each short side in `sizes`, and of `proportion` times that at most on
+    the other.
 
     Each size has a process of its own, so that its memory can be told.
     """
     context = multiprocessing.get_context("spawn")
     for size in sizes:
-        pair = (size, round(longest * size))
+        pair = (size, round(proportion * size))
         with ProcessPoolExecutor(1, context, initializer=die_with_parent) as pool:
             given = (model, pair, truth, images, threads)
             found, seconds, memory, device = pool.submit(_measure, *given).result()
