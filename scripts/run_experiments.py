@@ -104,10 +104,11 @@ def main() -> int:
     store.lock(given.output / ".scanmill.lock", lambda holder: logger.info(wait, holder))
     files, images = find_pages(given)
     from scanmill import experiments  # torch takes seconds.
+    from scanmill.fetching import find_folder
 
     truth = experiments.read_truth(files, images)
-    start = experiments.find_folder(given.start)
-    backbone = experiments.find_folder(given.backbone) if given.backbone else None
+    start = find_folder(given.start)
+    backbone = find_folder(given.backbone) if given.backbone else None
     config = given.config_file or experiments.own_config(start)
     common = experiments.common_overrides(given.iterations, given.size)
     overrides = experiments.merge_overrides(common, given.overrides)

@@ -23,22 +23,13 @@ from scanmill.errors import UserError
 from scanmill.maintenance import run_tool, split_overrides
 from scanmill.progress import logger
 
-#: What judging asks of a detector.
-JUDGED = {
-    "score_floor": 0.05,
-    "max_detections": 1000,
-    "tiles": None,
-    "precision": "auto",
-    "polygons": True,
-}
-
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a Detectron2 config")
-    parser.add_argument("--num-gpus", type=int, default=1, metavar="N")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="0: on the CPU")
     parser.add_argument(
         "--resume", action="store_true", help="go on with a training that was begun"
     )
@@ -59,6 +50,8 @@ def parse() -> argparse.Namespace:
         files, more = split_overrides(getattr(given, name))
         setattr(given, name, files)
         given.overrides = more + given.overrides
+    if given.num_gpus < 1:
+        given.num_gpus, given.device = 1, "cpu"
     return given
 
 
@@ -80,7 +73,7 @@ def main() -> int:
 
     from scanmill.configs import load_config  # torch takes seconds.
     from scanmill.evaluation_job import JudgedModel, judge
-    from scanmill.training_job import TrainingJob, find_start, make_model
+    from scanmill.training_job import VALIDATION, TrainingJob, find_start, make_model
 
     config = load_config(given.config_file, given.overrides)
     output, threads = Path(config.OUTPUT_DIR), os.cpu_count() or 1
@@ -109,7 +102,9 @@ def main() -> int:
         make_model(job, model, states, given.device, threads, given.num_gpus, given.resume)
     if truth["test"]["images"]:
         source, target = str(dataset / "test.json"), output / "evaluation"
-        judged = JudgedModel(model, JUDGED, given.device, overrides=overrides)
+        judged = JudgedModel(
+            model, {**VALIDATION, "polygons": True}, given.device, overrides=overrides
+        )
         judge(judged, truth["test"], source, target, 200, (), threads)
     return 0
 
@@ -118,10 +113,11 @@ def classes_of(path: str) -> list[str] | None:
     """The classes of a COCO file in the order of their ids, which is that of Detectron2's classes."""
     if not path.endswith(".json"):
         return None
-    content = json.loads(Path(path).read_bytes())
-    if not isinstance(content, dict) or not isinstance(content.get("categories"), list):
+    try:
+        categories = json.loads(Path(path).read_bytes())["categories"]
+        return [each["name"] for each in sorted(categories, key=lambda each: each["id"])]
+    except (ValueError, KeyError, TypeError):  # Of another format, or broken, as reading it tells.
         return None
-    return [each["name"] for each in sorted(content["categories"], key=lambda each: each["id"])]
 
 
 if __name__ == "__main__":

@@ -32,9 +32,8 @@ from scanmill.configs import load_config, resolve
 from scanmill.conversion import check_backbone, convert_model
 from scanmill.detection import FoundPage, detect_pages, detections_table, page_outcome
 from scanmill.errors import UserError
-from scanmill.fetching import fetch_model
+from scanmill.fetching import find_folder
 from scanmill.model_folders import (
-    CARD,
     CONFIG,
     WEIGHTS,
     check_model,
@@ -53,11 +52,7 @@ from scanmill.preprocessing import FileDataset, Page, PageDataset, Sample, canva
 from scanmill.processors import cpu_model, has_bfloat16, lock_gpus, nvidia_driver
 from scanmill.progress import logger
 from scanmill.registry import (
-    MODELS,
-    Entry,
     find_address,
-    find_model,
-    model_classes,
     own_registry,
     resolve_address,
 )
@@ -460,9 +455,6 @@ def _config(path: Path, settings: Mapping[str, Any], overrides: Sequence[object]
 
 # Files --------------------------------------------------------------------------------------------
 
-#: Where a model is looked for by its name, from the directory that Python runs in.
-FOLDERS = (Path("models"), Path("results/models"), MODELS)
-
 #: The keys of Detectron2 that stand for arguments here.
 _THRESHOLD = "MODEL.ROI_HEADS.SCORE_THRESH_TEST"
 
@@ -497,7 +489,7 @@ def load(
 ) -> Detector:
     """A detector that is ready.
 
-    `model` is a model folder, or the name of one in FOLDERS, or of the registry, from which it is
+    `model` is a model folder, or the name of one there is, or of the registry, from which it is
     fetched into models/ of the current directory. Those who come from Detectron2 give `config_file` in
     its place, and the checkpoint as `overrides=["MODEL.WEIGHTS", "model_final.pth"]`; `classes` names
     what it finds, otherwise ids do. `overrides` is KEY VALUE ..., as Detectron2 has them; `device`,
@@ -520,7 +512,7 @@ def load(
     if model is not None:
         if classes is not None:
             raise UserError("A model has its own class names: leave out `classes`.")
-        return Detector(_folder(model), settings, device, "auto", overrides)
+        return Detector(find_folder(model, detector=True), settings, device, "auto", overrides)
     with tempfile.TemporaryDirectory(prefix="scanmill-") as folder:
         converted = Path(folder) / "model"
         config = _convert(Path(config_file), overrides, classes, converted)
@@ -528,19 +520,6 @@ def load(
         if threshold != settings["score_floor"]:  # Detectron2's default: the file says another.
             overrides = [*overrides, _THRESHOLD, threshold]
         return Detector(converted, settings, device, "auto", overrides)
-
-
-def _folder(model: str | Path) -> Path:
-    """A model folder from its path or name, fetched if need be."""
-    if (Path(model) / CARD).is_file():
-        return Path(model)
-    found = find_model(str(model), FOLDERS, own_registry())
-    if isinstance(found, Entry):
-        model_classes(found)  # Not of a backbone.
-        target = FOLDERS[0] / found.name
-        fetch_model(found, target)
-        return target
-    return found
 
 
 def _convert(
@@ -561,7 +540,7 @@ def _convert(
                 f"{config_file} names no weights of a detector: MODEL.WEIGHTS {weights} is a backbone, "
                 "which it would be trained from. Name your checkpoint: MODEL.WEIGHTS model_final.pth"
             )
-        weights, classes = _folder(entry.name) / WEIGHTS, classes or entry.classes
+        weights, classes = find_folder(entry.name) / WEIGHTS, classes or entry.classes
     if not weights or not Path(weights).is_file():
         raise UserError(
             f"MODEL.WEIGHTS {weights or '(empty)'} is no file. Name your checkpoint: MODEL.WEIGHTS "

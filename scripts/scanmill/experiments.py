@@ -32,15 +32,13 @@ from scanmill.comparisons import (
     report,
 )
 from scanmill.configs import dump_config, load_config
-from scanmill.detector import FOLDERS, Detector, choose_device
+from scanmill.detector import Detector, choose_device
 from scanmill.errors import UserError
 from scanmill.evaluation import evaluate
 from scanmill.evaluation_job import detect_truth
-from scanmill.fetching import fetch_model
 from scanmill.model_folders import CARD, CONFIG, is_backbone, model_digest, read_card
 from scanmill.processors import cpu_model
 from scanmill.progress import logger
-from scanmill.registry import Entry, find_model, own_registry
 from scanmill.tables import digest_json
 from scanmill.training import LOG_PERIOD, read_metrics, training_dtype
 from scanmill.training_curves import draw_comparison
@@ -132,18 +130,6 @@ def thawed(config: CfgNode) -> tuple[object, ...]:
         if config.MODEL[part][name] == "FrozenBN":
             overrides += [key, "GN"]
     return tuple(overrides)
-
-
-def find_folder(name: str) -> Path:
-    """A model folder by its path or name, fetched into models/ of the current directory if need be."""
-    if (Path(name) / CARD).is_file():
-        return Path(name)
-    found = find_model(name, FOLDERS, own_registry())
-    if not isinstance(found, Entry):
-        return found
-    target = FOLDERS[0] / found.name
-    fetch_model(found, target)
-    return target
 
 
 def read_truth(files: Mapping[str, Path], images: Path | None) -> dict[str, dict[str, Any]]:

@@ -12,11 +12,30 @@ from scanmill.downloads import fetch_file
 from scanmill.errors import UserError
 from scanmill.model_folders import CARD, read_card
 from scanmill.progress import logger
-from scanmill.registry import Entry
+from scanmill.registry import MODELS, Entry, find_model, model_classes, own_registry
 from scanmill.store import lock
 
 #: Where downloads lie, below the working directory: parts of them, and what was put there by hand.
 DOWNLOADS = Path("models") / "downloads"
+#: Where a model is looked for by its name, from the directory that Python runs in.
+FOLDERS = (Path("models"), Path("results/models"), MODELS)
+
+
+def find_folder(name: str | Path, detector: bool = False) -> Path:
+    """A model folder from its path, or its name or address, fetched into the first of FOLDERS if need
+    be; with `detector`, a backbone is refused before it is fetched."""
+    if (Path(name) / CARD).is_file():
+        return Path(name)
+    found = find_model(str(name), FOLDERS, own_registry())
+    if isinstance(found, Path):
+        return found
+    target = FOLDERS[0] / found.name
+    if (target / CARD).is_file():  # Named by its address.
+        return target
+    if detector:
+        model_classes(found)
+    fetch_model(found, target)
+    return target
 
 
 def fetch_model(entry: Entry, target: Path, downloads: Path = DOWNLOADS) -> None:

@@ -517,11 +517,11 @@ def _merge(base: Mapping, over: Mapping) -> dict:
 
 
 def _as_mapping(value: object) -> Mapping:
-    """A number for regions.min_score, alone in being a number or a mapping, is its `default`; null, as
-    of detection.tiles, is an empty one."""
-    if value is None:
-        return {}
-    return value if isinstance(value, Mapping) else {"default": value}
+    """A number for regions.min_score, alone in being a number or a mapping, is its `default`; what a
+    mapping replaces, null of detection.tiles and a list of dataset.annotations, is an empty one."""
+    if isinstance(value, Mapping):
+        return value
+    return {} if value is None or isinstance(value, list) else {"default": value}
 
 
 def _value(settings: Mapping, dotted: str) -> object:

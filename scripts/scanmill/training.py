@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import logging.handlers
 import math
@@ -481,12 +482,13 @@ class Trainer(TrainerBase):
         # RPN and RoI heads draw samples: the same ones however often the run was stopped.
         number = self.pages.seed * 1_000_003 + self.iter
         torch.manual_seed(number * self.ranks + self.rank)
+        files = [page["file_name"] for page in batch]
         inputs = [as_input(page, self.config.MODEL.MASK_ON) for page in batch]
         try:
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 losses = self.parallel(inputs)
         except FloatingPointError as error:  # The RPN's boxes: other processes are ended.
-            raise self._diverged(str(error), [batch]) from None
+            raise self._diverged(str(error), files) from None
         total = sum(losses.values())
         means = torch.stack([loss.detach().float() for loss in losses.values()])
         if self.ranks > 1:
@@ -494,8 +496,8 @@ class Trainer(TrainerBase):
             means /= self.ranks
         numbers = dict(zip(losses, means.tolist(), strict=True))
         if not all(math.isfinite(value) for value in numbers.values()):
-            names = [{"file_name": each["file_name"]} for each in batch]
-            raise self._diverged(str(numbers), comm.all_gather(names))
+            everywhere = itertools.chain.from_iterable(comm.all_gather(files))
+            raise self._diverged(str(numbers), list(everywhere))
         self.optimizer.zero_grad()
         self.scaler.scale(total).backward()
         self.scaler.step(self.optimizer)
@@ -503,12 +505,11 @@ class Trainer(TrainerBase):
         storage = get_event_storage()
         storage.put_scalars(total_loss=sum(numbers.values()), **numbers)
 
-    def _diverged(self, what: str, batches: Sequence[Sequence[Mapping[str, Any]]]) -> UserError:
-        files = ", ".join(each["file_name"] for batch in batches for each in batch)
+    def _diverged(self, what: str, files: Sequence[str]) -> UserError:
         return UserError(
-            f"The loss is no number any more at iteration {self.iter} ({what}), on {files}. The last "
-            f"checkpoint and the best model are kept in {self.folder}. Lower SOLVER.BASE_LR (now "
-            f"{self.config.SOLVER.BASE_LR:g}), or look at the annotations of these pages."
+            f"The loss is no number any more at iteration {self.iter} ({what}), on {', '.join(files)}. "
+            f"The last checkpoint and the best model are kept in {self.folder}. Lower SOLVER.BASE_LR "
+            f"(now {self.config.SOLVER.BASE_LR:g}), or look at the annotations of these pages."
         )
 
 

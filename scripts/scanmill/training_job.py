@@ -20,11 +20,11 @@ from detectron2.config import CfgNode
 from scanmill.checkpoints import read_checkpoint
 from scanmill.configs import dump_config, load_config, resolve
 from scanmill.conversion import check_backbone, convert_model
-from scanmill.detector import FOLDERS, Detector, choose_device
+from scanmill.detector import Detector, choose_device
 from scanmill.errors import UserError
 from scanmill.evaluation import evaluate
 from scanmill.evaluation_job import detect_truth
-from scanmill.fetching import fetch_model
+from scanmill.fetching import find_folder
 from scanmill.model_folders import (
     CARD,
     CONFIG,
@@ -39,7 +39,7 @@ from scanmill.model_folders import (
 from scanmill.preflight import check_training, format_findings, raise_findings
 from scanmill.processors import lock_gpus
 from scanmill.progress import logger
-from scanmill.registry import find_address, find_model, own_registry, resolve_address
+from scanmill.registry import find_address, own_registry
 from scanmill.tables import digest_json
 from scanmill.training import train, training_config
 
@@ -254,16 +254,8 @@ def find_start(
     weights = config.MODEL.WEIGHTS
     if not weights:
         return None
-    if (Path(weights) / CARD).is_file():
-        return Path(weights)
-    entries = own_registry()
     if not Path(weights).is_file():
-        name = resolve_address(weights, entries).name if "://" in weights else weights
-        found = find_model(name, FOLDERS, entries)
-        if isinstance(found, Path):
-            return found
-        fetch_model(found, FOLDERS[0] / name)
-        return FOLDERS[0] / name
+        return find_folder(weights)
     scores = read_checkpoint(Path(weights)).tensors.get("roi_heads.box_predictor.cls_score.weight")
     names: list[str] = []
     if scores is not None:

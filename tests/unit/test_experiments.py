@@ -13,13 +13,13 @@ from scanmill.experiments import (
     Arm,
     Experiment,
     common_overrides,
-    find_folder,
     make_arms,
     merge_overrides,
     own_config,
     read_truth,
     thawed,
 )
+from scanmill.fetching import find_folder
 
 
 def test_arms_differ_in_the_mask_branch_and_the_start_alone(tmp_path):

@@ -480,3 +480,9 @@ def test_settings_for_newspapers_are_settings(tmp_path):
 def test_tiles_that_are_none_are_refused(tmp_path, tiles):
     with pytest.raises(UserError, match=r"detection\.tiles"):
         load(tmp_path, {"detection": {"tiles": tiles}})
+
+
+def test_annotations_by_split_replace_a_list(work):
+    text = "archive: scans\ndataset: {annotations: {train: [a.json], val: [b.json]}}\n"
+    (work / "config.yaml").write_text(text)
+    assert load(work)["dataset"]["annotations"] == {"train": ["a.json"], "val": ["b.json"]}

@@ -253,5 +253,8 @@ def test_command_line_of_detectron2(annotated, tmp_path):
         assert "box_AP " in train_net(tmp_path, "--eval-only", *options_there, *more)
     judged = json.loads((tmp_path / "judged/evaluation/evaluation.json").read_bytes())
     assert judged["overall"] == figures["overall"]
+    # Broken annotations are told as such; the CPU is asked for as Detectron2's users do.
+    (tmp_path / "b.json").write_text("{broken")
+    assert "Traceback" not in train_net(tmp_path, "--train", "b.json", "--num-gpus", 0, ok=False)
     assert "name annotations by --train" in train_net(tmp_path, "SEED", 1, ok=False)
     assert "name them by --test" in train_net(tmp_path, "--eval-only", ok=False)
