@@ -132,10 +132,12 @@ def _find_base(name: object, path: Path, tree: Path) -> tuple[Path, Path]:
 
 
 def default_config() -> CfgNode:
-    """Detectron2's defaults, with the keys of `backbones`, and the optimizer that trains."""
+    """Detectron2's defaults, with the keys of `backbones`, the optimizer that trains, and the decay by
+    which weights are averaged, or 0."""
     config = get_cfg()
     add_timm_config(config)
     config.SOLVER.OPTIMIZER = SGD
+    config.SOLVER.AVERAGING = 0.0
     return config
 
 
@@ -212,12 +214,14 @@ def _reason(error: Exception) -> str:
 
 
 def dump_config(config: CfgNode) -> str:
-    """A resolved config as plain YAML; one that any Detectron2 reads, unless its backbone is timm's or
-    its optimizer AdamW."""
+    """A resolved config as plain YAML; one that any Detectron2 reads, unless its backbone is timm's, its
+    optimizer AdamW, or its weights are averaged."""
     config = config.clone()
     config.defrost()
     if config.SOLVER.OPTIMIZER == SGD:
         del config.SOLVER["OPTIMIZER"]
+    if not config.SOLVER.AVERAGING:
+        del config.SOLVER["AVERAGING"]
     if config.MODEL.BACKBONE.NAME != BUILDER:
         del config.MODEL["TIMM"]
     return config.dump()

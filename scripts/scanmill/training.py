@@ -49,6 +49,7 @@ from detectron2.utils.events import (
 from torch import distributed
 from torch.multiprocessing import ProcessExitedException
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchvision.ops import roi_align
 
@@ -109,7 +110,7 @@ def training_config(
     MAX_ITER from the epochs, STEPS and WARMUP_ITERS from MAX_ITER, BASE_LR from IMS_PER_BATCH (in
     proportion for SGD, with the square root for AdamW), EVAL_PERIOD about once an epoch, at most 20
     times. Where `epochs` is None, the solver is as the config has it, as Detectron2 takes it. Raises
-    UserError for another optimizer.
+    UserError for another optimizer, and for averaging by what is no decay.
     """
     config = config.clone()
     config.defrost()
@@ -126,6 +127,11 @@ def training_config(
     optimizer = config.SOLVER.OPTIMIZER
     if optimizer not in RATES:
         raise UserError(f"SOLVER.OPTIMIZER is {optimizer}: it must be {' or '.join(RATES)}.")
+    averaging = config.SOLVER.AVERAGING
+    if not 0 <= averaging < 1:
+        raise UserError(
+            f"SOLVER.AVERAGING is {averaging}: it must be at least 0.0, which is none, and below 1.0."
+        )
     default("SOLVER.BASE_LR", usual_rate(optimizer, batch))
     if optimizer == ADAMW:
         default("SOLVER.WEIGHT_DECAY", ADAMW_DECAY)
@@ -403,6 +409,8 @@ class Trainer(TrainerBase):
         super().__init__()
         self.config, self.model, self.pages, self.folder = config, model, pages, state
         self.rank, self.ranks = comm.get_rank(), comm.get_world_size()
+        #: What the first process validates and keeps in place of the model, where there is averaging.
+        self.average = None if self.rank else average_of(model, config.SOLVER.AVERAGING)
         self.optimizer = make_optimizer(config, model)
         self.scheduler = build_lr_scheduler(config, self.optimizer)
         self.device = torch.device(config.MODEL.DEVICE)
@@ -421,6 +429,8 @@ class Trainer(TrainerBase):
             return 0
         saved = torch.load(path, map_location="cpu", weights_only=True)
         self.model.load_state_dict(saved["model"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
         self.scaler.load_state_dict(saved["scaler"])
@@ -441,6 +451,8 @@ class Trainer(TrainerBase):
             "best": self.best,
             "finished": self.finished,
         }
+        if self.average is not None:
+            saved["average"] = self.average.state_dict()
         write_checkpoint(saved, self.folder / "last.pth")
 
     def before_train(self) -> None:
@@ -502,6 +514,8 @@ class Trainer(TrainerBase):
         self.scaler.scale(total).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         storage = get_event_storage()
         storage.put_scalars(total_loss=sum(numbers.values()), **numbers)
 
@@ -527,6 +541,23 @@ def make_optimizer(config: CfgNode, model: torch.nn.Module) -> torch.optim.Optim
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
     return maybe_add_gradient_clipping(config, torch.optim.AdamW)(groups, lr=solver.BASE_LR)
+
+
+def average_of(model: torch.nn.Module, decay: float) -> AveragedModel | None:
+    """A copy of a model for the moving average of its weights and BatchNorm's statistics; None for 0.
+
+    Each update makes it decay * average + (1 - decay) * model, the n-th behind the first, which copies,
+    with min(decay, (1 + n) / (10 + n)): at the start, what is averaged over grows with what there is
+    (`num_updates` of TensorFlow's tf.train.ExponentialMovingAverage).
+    """
+    if not decay:
+        return None
+
+    def update(averages: list[torch.Tensor], now: list[torch.Tensor], n: torch.Tensor) -> None:
+        own = min(decay, (1 + int(n)) / (10 + int(n)))
+        get_ema_multi_avg_fn(own)(averages, now, n)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
 def training_dtype(device: torch.device) -> torch.dtype:
@@ -598,7 +629,7 @@ class Validation(hooks.HookBase):
 
     def _judge(self, trainer: Trainer, done: int) -> None:
         draft = trainer.folder / "candidate"
-        self.write(draft, trainer.model)
+        self.write(draft, trainer.average.module if trainer.average else trainer.model)
         figures = {name: float(value) for name, value in self.validate(draft).items()}
         get_event_storage().put_scalars(**figures, smoothing_hint=False)
         for writer in self.writers:

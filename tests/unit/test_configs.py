@@ -43,6 +43,7 @@ def test_every_plain_config_of_detectron2_is_read_as_detectron2_reads_it(name):
     mine = load_config(name)
     assert mine.MODEL.pop("TIMM") == {"NAME": ""}
     assert mine.SOLVER.pop("OPTIMIZER") == "SGD"
+    assert mine.SOLVER.pop("AVERAGING") == 0.0
     assert mine == theirs
 
 
@@ -70,6 +71,17 @@ def test_resolved_config_is_plain_yaml_that_gives_the_same(tmp_path):
         assert again == yaml.safe_load(path.read_text())
         assert again["MODEL"]["META_ARCHITECTURE"] == "GeneralizedRCNN"
     assert "TIMM" not in dump_config(load_config(ZOO))
+
+
+def test_averaging_is_written_where_there_is_any(tmp_path):
+    path = write(
+        tmp_path / "config.yaml", dump_config(load_config(ZOO, ["SOLVER.AVERAGING", 0.99]))
+    )
+    assert load_config(path).SOLVER.AVERAGING == 0.99
+    write(path, dump_config(load_config(path, ["SOLVER.AVERAGING", 0.0])))
+    theirs = get_cfg()
+    theirs.merge_from_file(str(path))  # Raises KeyError for a key that it does not know.
+    assert yaml.safe_load(theirs.dump()) == yaml.safe_load(dump_config(load_config(ZOO)))
 
 
 # Bases --------------------------------------------------------------------------------------------

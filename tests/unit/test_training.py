@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from detecting import SETTINGS, SHIPPED, copy_model
+from detectron2.config import get_cfg
 
 from scanmill import training
 from scanmill.configs import dump_config, load_config, resolve
@@ -281,6 +282,55 @@ def test_adamw_trains_by_its_own_rate(dataset, tmp_path):
         config_of("SOLVER.OPTIMIZER", "Adam")
 
 
+def test_averaged_weights_are_validated_and_kept(dataset, tmp_path, monkeypatch):
+    seen = []
+    step = training.Trainer.run_step
+
+    def keep(trainer):
+        step(trainer)
+        seen.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
+
+    monkeypatch.setattr(training.Trainer, "run_step", keep)
+    config = config_of("SOLVER.AVERAGING", 0.28, "SOLVER.MAX_ITER", 5, "TEST.EVAL_PERIOD", 5)
+    # From nothing, BatchNorm's statistics move, too.
+    trained = run(dataset, tmp_path, config, lambda folder: {"AP": 1.0}, start=None)
+    assert len(seen) == 5
+    expected = {k: v.double() for k, v in seen[0].items()}
+    for now, decay in zip(seen[1:], (2 / 11, 3 / 12, 0.28, 0.28), strict=True):
+        for name, value in expected.items():
+            expected[name] = decay * value + (1 - decay) * now[name]
+    saved = torch.load(tmp_path / "last.pth", weights_only=True)
+    kept = safetensors.torch.load_file(trained.folder / WEIGHTS)
+    moved = 0
+    for name, value in expected.items():
+        assert torch.equal(saved["model"][name], seen[-1][name])
+        assert torch.equal(saved["average"][f"module.{name}"], kept[name])
+        if kept[name].is_floating_point():
+            assert torch.allclose(kept[name].double(), value, rtol=1e-5, atol=1e-7), name
+            moved += not torch.allclose(kept[name], seen[-1][name], rtol=1e-5, atol=1e-7)
+    assert moved > len(expected) / 2
+    norm = "backbone.bottom_up.stem.conv1.norm.running_mean"
+    assert not torch.equal(kept[norm], seen[-1][norm])
+
+
+def test_nothing_is_averaged_by_default(dataset, tmp_path):
+    config = config_of("SOLVER.MAX_ITER", 1)
+    pages = TrainingPages(*dataset, config, "grey", 0, tmp_path)
+    trainer = training.Trainer(config, prepare_model(config, True), pages, tmp_path, 0)
+    assert trainer.average is None
+    trained = run(dataset, tmp_path, config, lambda folder: {"AP": 1.0})
+    assert "average" not in torch.load(tmp_path / "last.pth", weights_only=True)
+    theirs = get_cfg()
+    theirs.merge_from_file(str(trained.folder / CONFIG))
+    assert theirs.SOLVER.MAX_ITER == 1
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
+def test_decay_beyond_averaging_is_refused(decay):
+    with pytest.raises(UserError, match=r"SOLVER.AVERAGING is .*: it must be at least 0\.0"):
+        config_of("SOLVER.AVERAGING", decay)
+
+
 def first_is_best(folder):
     """A validation that can be given to another process."""
     return {"AP": 1.0 if (folder.parent / "best").exists() else 50.0}
@@ -295,7 +345,7 @@ def stop_at_the_second(folder):
 def test_several_processes_train_one_model(dataset, tmp_path, caplog):
     caplog.set_level("INFO")
     overrides = ("SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 4, "TEST.EVAL_PERIOD", 2)
-    config = config_of(*overrides)
+    config = config_of(*overrides, "SOLVER.AVERAGING", 0.5)
     whole = run(dataset, tmp_path / "whole", config, first_is_best, processes=2)
     assert (whole.iterations, whole.best) == (4, {"AP": 50.0, "iteration": 2})
     check_model(whole.folder)
@@ -307,8 +357,9 @@ def test_several_processes_train_one_model(dataset, tmp_path, caplog):
         run(dataset, tmp_path / "parts", config, stop_at_the_second, processes=2)
     run(dataset, tmp_path / "parts", config, first_is_best, processes=2)
     again = torch.load(tmp_path / "parts" / "last.pth", weights_only=True)
-    for name, tensor in saved["model"].items():
-        assert torch.allclose(tensor, again["model"][name], atol=1e-5), name
+    for part in ("model", "average"):
+        for name, tensor in saved[part].items():
+            assert torch.allclose(tensor, again[part][name], atol=1e-5), name
 
 
 def test_error_of_a_process_is_told_as_that_of_the_training(dataset, tmp_path):
@@ -347,10 +398,11 @@ class Stopped(Exception):
     pass
 
 
-def test_run_that_was_stopped_goes_on_as_if_it_had_not_been(dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_run_that_was_stopped_goes_on_as_if_it_had_not_been(dataset, tmp_path, monkeypatch, decay):
     monkeypatch.setattr(training, "LOG_PERIOD", 2)
     monkeypatch.setattr(training, "CHECKPOINT_PERIOD", 4)
-    config = config_of("TEST.EVAL_PERIOD", 4, "SOLVER.MAX_ITER", 12)
+    config = config_of("TEST.EVAL_PERIOD", 4, "SOLVER.MAX_ITER", 12, "SOLVER.AVERAGING", decay)
     figures = {4: 5.0, 8: 9.0, 12: 7.0}
     validated = []
 
@@ -384,6 +436,10 @@ def test_run_that_was_stopped_goes_on_as_if_it_had_not_been(dataset, tmp_path, m
         )
     weights = [safetensors.torch.load_file(each.folder / WEIGHTS) for each in (whole, resumed)]
     assert all(torch.allclose(weights[0][k], weights[1][k], atol=1e-6) for k in weights[0])
+    ends = [torch.load(tmp_path / each / "last.pth") for each in ("whole", "stopped")]
+    for part in ("model", "average") if decay else ("model",):
+        one, other = (end[part] for end in ends)
+        assert all(torch.allclose(one[k], other[k], atol=1e-6) for k in one)
 
 
 def test_training_ends_when_nothing_better_comes(dataset, tmp_path):
