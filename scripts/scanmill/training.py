@@ -61,6 +61,7 @@ from scanmill.model_folders import WEIGHTS, is_backbone, read_card, replace_fold
 from scanmill.preflight import ADAMW, RATES, SGD, usual_rate
 from scanmill.preprocessing import read_image_file, reduction_before, resize, resized_shape
 from scanmill.progress import logger
+from scanmill.roi_pooling import pool_rois
 from scanmill.training_curves import draw_training
 from scanmill.workers import die_with_parent
 
@@ -233,7 +234,10 @@ class TrainingRoiAlign(torch.nn.Module):
     def forward(self, features: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
         """(R, C, S, S) of the features' type from (N, C, H, W) and (R, 5) page and box."""
         with torch.autocast(features.device.type, enabled=False):
-            pooled = roi_align(features.float().contiguous(), rois.float(), *self.options)
+            if features.is_cuda:
+                pooled = roi_align(features.float().contiguous(), rois.float(), *self.options)
+            else:
+                pooled = pool_rois(features.float(), rois.float(), *self.options)
         return pooled.to(features.dtype)  # As ROIPooler expects.
 
 

@@ -11,6 +11,8 @@ import safetensors.torch
 import torch
 from detecting import SETTINGS, SHIPPED, copy_model
 from detectron2.config import get_cfg
+from detectron2.layers import ROIAlign
+from torchvision.ops import roi_align
 
 from scanmill import training
 from scanmill.configs import dump_config, load_config, resolve
@@ -20,6 +22,7 @@ from scanmill.model_folders import CONFIG, WEIGHTS, check_model, read_card, read
 from scanmill.training import (
     Order,
     TrainingPages,
+    TrainingRoiAlign,
     describe_start,
     make_optimizer,
     prepare_model,
@@ -180,6 +183,17 @@ def test_statistics_of_small_batches_are_not_taken():
         norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         assert norms
         assert all(norm.training != steady for norm in norms)
+
+
+def test_rois_are_pooled_in_float32():
+    layer = ROIAlign((7, 7), 0.25, 0, aligned=True)
+    features = torch.randn(2, 8, 40, 300, generator=torch.Generator().manual_seed(1)).bfloat16()
+    rois = torch.tensor([[0, 1101.3, 20.7, 1130.2, 60.1], [1, 3.3, 3.3, 90.9, 9.9]])
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled = TrainingRoiAlign(layer)(features, rois)
+    assert pooled.dtype == torch.bfloat16
+    expected = roi_align(features.float(), rois, (7, 7), 0.25, 0, True)
+    assert torch.allclose(pooled.float(), expected, rtol=0.01, atol=0.01)
 
 
 # Pages --------------------------------------------------------------------------------------------
