@@ -23,6 +23,7 @@ rule all:
 
 include: "rules/images.smk"
 include: "rules/models.smk"
+include: "rules/synthesis.smk"
 include: "rules/training.smk"
 include: "rules/detection.smk"
 include: "rules/regions.smk"

@@ -107,18 +107,42 @@ def model_digest():
     return store.file_digest(model / model_folders.CARD)
 
 
+def synthetic_parts():
+    """The parts of the synthetic pages: name, number of pages."""
+    return annotations.synthetic_parts(config["synthesis"])
+
+
+def dataset_settings():
+    """The settings of the dataset, with files for `synthetic`."""
+    given = config["dataset"]["annotations"]
+    if given == "synthetic":
+        files = {
+            split: [
+                f"results/synthesis/{part}.json"
+                for part in synthetic_parts()
+                if part.startswith(split)
+            ]
+            for split in ("train", "val", "test")
+        }
+        return {**config["dataset"], "annotations": files}
+    return config["dataset"]
+
+
 @lru_cache
 @user_errors
 def annotation_files():
     """The files of annotations, relative to the working directory as they are given."""
-    given = annotations.given_files(config["dataset"]["annotations"])
+    given = annotations.given_files(dataset_settings()["annotations"])
+    if config["dataset"]["annotations"] == "synthetic":
+        return given
     return [str(path) for path in annotations.annotation_files(given)] if given else []
 
 
 def image_digest():
     """What is known of the annotated images without opening them; looked up in the main process."""
     files = annotation_files()
-    if not workflow.is_main_process or not files:
+    made = config["dataset"]["annotations"] == "synthetic"
+    if not workflow.is_main_process or not files or made:
         return ""
     return annotations.image_digest(files, config["dataset"]["images"])
 
@@ -145,7 +169,7 @@ def training_settings():
 def judging_pages():
     """The pages that a model is judged by: those of the test, or of validation where there are none."""
     given, shares = config["dataset"]["annotations"], config["dataset"]["split"]
-    tested = given.get("test") if isinstance(given, dict) else shares["test"]
+    tested = given.get("test") if isinstance(given, dict) else given == "synthetic" or shares["test"]
     return f"results/dataset/{'test' if tested else 'val'}.json"
 
 

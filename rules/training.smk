@@ -23,7 +23,7 @@ rule prepare_dataset:
         "../envs/scanmill.yaml"
     threads: 4
     params:
-        settings=config["dataset"],
+        settings=dataset_settings(),
         images=image_digest(),
     message:
         "Check annotations and divide their pages"

@@ -28,6 +28,10 @@ UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
 _REDUCTION = 8
 
 
+#: Pillow's modes without colours.
+_GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
+
+
 class ImageHeader(NamedTuple):
     """What is known of an image file."""
 
@@ -35,6 +39,8 @@ class ImageHeader(NamedTuple):
     height: int
     """Upright, as EXIF turns it."""
     sha256: str
+    grey: bool
+    """Whether it has no colours."""
 
 
 class ImageFolder:
@@ -136,9 +142,10 @@ def _measure(image: Image.Image, data: bytes) -> ImageHeader:
         raise PageError("unsupported", "an image of floating-point numbers")
     if _turn(image).transpose:
         width, height = height, width
+    grey = image.mode in _GREY
     image.draft(None, (image.width // _REDUCTION, image.height // _REDUCTION))
     image.load()
-    return ImageHeader(width, height, hashlib.sha256(data).hexdigest())
+    return ImageHeader(width, height, hashlib.sha256(data).hexdigest(), grey)
 
 
 def _turn(image: Image.Image) -> Turn:

@@ -25,6 +25,8 @@ from scanmill.tables import digest_json
 
 #: Suffixes of annotation files that are looked for in a folder.
 SUFFIXES = (".json", ".xml")
+#: Synthetic pages that one job makes.
+PART_PAGES = 1000
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".jp2")
 
 #: Every kind of problem, with what becomes of that which has it.
@@ -156,6 +158,18 @@ class _Place(NamedTuple):
 
 
 # Files --------------------------------------------------------------------------------------------
+
+
+def synthetic_parts(settings: Mapping[str, int]) -> dict[str, int]:
+    """The parts that synthetic pages are made in, of PART_PAGES or fewer: name, number of pages.
+
+    `settings` are those of the block `synthesis`. A part's name begins with its split.
+    """
+    return {
+        f"{split}-{number:03d}": min(PART_PAGES, settings[split] - number * PART_PAGES)
+        for split in SPLITS
+        for number in range(math.ceil(settings[split] / PART_PAGES))
+    }
 
 
 def given_files(annotations: Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:

@@ -105,6 +105,7 @@ class DatasetImage(NamedTuple):
     width: int
     height: int
     sha256: str
+    grey: bool
     file: str
     """The file of annotations."""
     objects: tuple[DatasetObject, ...]
@@ -675,6 +676,7 @@ def coco_files(dataset: Dataset) -> dict[str, dict[str, Any]]:
                 "document": image.document,
                 "page": image.page,
                 "sha256": image.sha256,
+                "grey": image.grey,
             }
         )
         for number, each in enumerate(image.objects, annotation_id):

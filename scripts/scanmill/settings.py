@@ -64,6 +64,13 @@ INPUT_SETTINGS: tuple[str, ...] = (
     "dataset.split.test",
     "dataset.min_examples",
     "dataset.seed",
+    "synthesis.texts",
+    "synthesis.translations",
+    "synthesis.pictures",
+    "synthesis.train",
+    "synthesis.val",
+    "synthesis.test",
+    "synthesis.seed",
     "training.name",
     "training.start",
     "training.config",
@@ -518,10 +525,11 @@ def _merge(base: Mapping, over: Mapping) -> dict:
 
 def _as_mapping(value: object) -> Mapping:
     """A number for regions.min_score, alone in being a number or a mapping, is its `default`; what a
-    mapping replaces, null of detection.tiles and a list of dataset.annotations, is an empty one."""
+    mapping replaces, null of detection.tiles, a list or a word of dataset.annotations, is an empty
+    one."""
     if isinstance(value, Mapping):
         return value
-    return {} if value is None or isinstance(value, list) else {"default": value}
+    return {} if value is None or isinstance(value, list | str) else {"default": value}
 
 
 def _value(settings: Mapping, dotted: str) -> object:

@@ -134,7 +134,12 @@ def make_model(
             f"This training was begun before, in {state}: --resume goes on with it. Remove that folder "
             "to begin anew."
         )
-    color = card["color"] if card and not is_backbone(card) else "config"
+    if card and not is_backbone(card):
+        color = card["color"]
+    else:
+        # Who was only shown grey pages is shown grey pages.
+        grey = all(image.get("grey") for image in truth["train"]["images"])
+        color = "grey" if grey else "config"
     images = Path(truth["train"]["info"]["images"])
 
     begun = {"name": job.name, "classes": classes, "color": color}
