@@ -23,7 +23,7 @@ STATE = $(shell .venv/bin/python -c "import os, scanmill as s; \
 DOCTOR_PYTHON = $(shell .venv/bin/python -c "" 2>/dev/null && echo .venv/bin/python || echo $(PYTHON))
 IN_ENV = . .venv/bin/activate &&
 
-.PHONY: help env demo test fuzz lint format doctor benchmark benchmark-rendering benchmark-reliability \
+.PHONY: test-packages synthesis-packages train-shipped-model help env demo test fuzz lint format doctor benchmark benchmark-rendering benchmark-reliability \
 	benchmark-memory benchmark-accuracy benchmark-growth test-bare-machine clean check-python broken
 
 help:  ## list the targets
@@ -58,6 +58,11 @@ demo: env demo/archive  ## run the workflow on an archive made for it; show what
 
 demo/archive: | env
 	$(IN_ENV) python scripts/make_demo_archive.py --output demo
+
+test-packages:  ## install what some tests need beside the environment, where that needs no password: Chromium
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+		apt-get -qq install -y --no-install-recommends chromium fontconfig fonts-dejavu fonts-liberation; \
+	else echo "Not root, or no apt-get: tests of synthetic pages are skipped unless Chromium is there."; fi
 
 test: env  ## run the tests, those of two files side by side
 	$(IN_ENV) pytest --numprocesses 2 --dist loadfile
@@ -96,6 +101,14 @@ benchmark-accuracy: env  ## box AP of scaled decoding and of every precision ove
 
 benchmark-growth: env  ## memory of one detector over 5000 pages of 30 sizes (15 minutes) [PAGES=5000]
 	$(IN_ENV) python tests/benchmarks/growth.py --pages $(or $(PAGES),5000)
+
+synthesis-packages:  ## as root, on Debian 12: Chromium, typefaces, texts and pictures that synthetic pages are made of (5 GB)
+	scripts/install_synthesis_packages.sh
+
+train-shipped-model: env  ## repeat the model that Scanmill ships, from nothing [RUN=shipped-model CORES=2] (days without a GPU)
+	mkdir -p $(or $(RUN),shipped-model)
+	$(IN_ENV) snakemake train --cores $(or $(CORES),2) --directory $(or $(RUN),shipped-model) \
+		--configfile config/shipped-model.yaml
 
 test-bare-machine:  ## as root: both commands of the README in a bare Debian (30 minutes, 20 GB)
 	tests/bare_machine.sh

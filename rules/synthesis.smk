@@ -1,6 +1,7 @@
 # Synthetic pages with exact regions, which detectors are trained on.
 #   results/materials/                   texts and pictures that pages are made of
 #   results/synthesis/{part}.json        COCO; results/synthesis/{part}/00001.jpg ...
+# Pages are not made again because the code that makes them changed: a training may be under way on them.
 
 
 rule gather_materials:

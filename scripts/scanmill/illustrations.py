@@ -35,16 +35,16 @@ def draw_figure(width: float, height: float, words: Words, rng: np.random.Genera
     labelled = len(panels) > 1 and rng.random() < 0.75
     for number, (x, y, w, h) in enumerate(panels):
         draw = same or kinds[rng.integers(len(kinds))]
-        parts.append(f'<g transform="translate({x:.1f} {y:.1f})">{draw(w, h, words, palette, rng)}</g>')
+        parts.append(
+            f'<g transform="translate({x:.1f} {y:.1f})">{draw(w, h, words, palette, rng)}</g>'
+        )
         if labelled:
             parts.append(_label(x + 2, y + 10, letters[number], 13, "start", "bold"))
     ground = ""
     if rng.random() < 0.12:
         ground = f'<rect width="{width:.0f}" height="{height:.0f}" fill="#f1f1ee"/>'
     if rng.random() < 0.15:
-        ground += (
-            f'<rect x=".5" y=".5" width="{width - 1:.0f}" height="{height - 1:.0f}" fill="none" stroke="#333"/>'
-        )
+        ground += f'<rect x=".5" y=".5" width="{width - 1:.0f}" height="{height - 1:.0f}" fill="none" stroke="#333"/>'
     return (
         f'<svg width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'font-family="{("sans-serif", "Liberation Sans", "serif")[rng.integers(3)]}">'
@@ -61,7 +61,9 @@ def _panels(width: float, height: float, rng: np.random.Generator) -> list[tuple
     return [(c * w, r * h, w - 8, h - 8) for r in range(rows) for c in range(columns)]
 
 
-def _label(x: float, y: float, text: str, size: float, anchor: str = "middle", weight: str = "normal") -> str:
+def _label(
+    x: float, y: float, text: str, size: float, anchor: str = "middle", weight: str = "normal"
+) -> str:
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:.1f}" text-anchor="{anchor}" '
         f'font-weight="{weight}">{escape(text)}</text>'
@@ -72,7 +74,9 @@ def _size(width: float, height: float) -> float:
     return float(np.clip(min(width, height) / 22, 5, 11))
 
 
-def _axes(w: float, h: float, words: Words, rng: np.random.Generator) -> tuple[tuple[float, ...], str]:
+def _axes(
+    w: float, h: float, words: Words, rng: np.random.Generator
+) -> tuple[tuple[float, ...], str]:
     """The box within axes, and the axes."""
     size = _size(w, h)
     left, top, right, bottom = 4.2 * size, 1.8 * size, w - size, h - 3.4 * size
@@ -95,12 +99,18 @@ def _axes(w: float, h: float, words: Words, rng: np.random.Generator) -> tuple[t
         parts.append(_label(left - 5, y + size / 3, f"{i * scale:g}", size, "end"))
         parts.append(_label(x, bottom + 1.3 * size, f"{i * 5 * scale:g}", size))
         if grid:
-            parts.append(f'<path d="M{left:.1f} {y:.1f}H{right:.1f}" stroke="#ccc" stroke-width=".6"/>')
+            parts.append(
+                f'<path d="M{left:.1f} {y:.1f}H{right:.1f}" stroke="#ccc" stroke-width=".6"/>'
+            )
     parts.append(_label((left + right) / 2, h - 0.5 * size, words(1, 4)[:34], 1.1 * size))
     x, y = 1.1 * size, (top + bottom) / 2
-    parts.append(f'<g transform="rotate(-90 {x:.1f} {y:.1f})">{_label(x, y, words(1, 3)[:26], 1.1 * size)}</g>')
+    parts.append(
+        f'<g transform="rotate(-90 {x:.1f} {y:.1f})">{_label(x, y, words(1, 3)[:26], 1.1 * size)}</g>'
+    )
     if rng.random() < 0.4:
-        parts.append(_label((left + right) / 2, 1.2 * size, words(2, 5)[:40], 1.2 * size, "middle", "bold"))
+        parts.append(
+            _label((left + right) / 2, 1.2 * size, words(2, 5)[:40], 1.2 * size, "middle", "bold")
+        )
     return (left, top, right, bottom), "".join(parts)
 
 
@@ -114,7 +124,9 @@ def _legend(box: Sequence[float], names: Sequence[str], colors: Sequence[str], s
     )
 
 
-def draw_plot(w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator) -> str:
+def draw_plot(
+    w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator
+) -> str:
     """Curves over axes."""
     (left, top, right, bottom), parts = _axes(w, h, words, rng)
     curves = int(rng.integers(1, 5))
@@ -148,7 +160,9 @@ def draw_plot(w: float, h: float, words: Words, colors: Sequence[str], rng: np.r
     return parts
 
 
-def draw_bars(w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator) -> str:
+def draw_bars(
+    w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator
+) -> str:
     """Bars, some with error bars, side by side or lying."""
     (left, top, right, bottom), parts = _axes(w, h, words, rng)
     groups, series = int(rng.integers(2, 14)), int(rng.integers(1, 4))
@@ -164,16 +178,16 @@ def draw_bars(w: float, h: float, words: Words, colors: Sequence[str], rng: np.r
             if lying:
                 parts += f'<rect x="{left:.1f}" y="{top + at:.1f}" width="{length:.1f}" height="{thick:.1f}" {fill}/>'
                 continue
-            parts += (
-                f'<rect x="{left + at:.1f}" y="{bottom - length:.1f}" width="{thick:.1f}" height="{length:.1f}" {fill}/>'
-            )
+            parts += f'<rect x="{left + at:.1f}" y="{bottom - length:.1f}" width="{thick:.1f}" height="{length:.1f}" {fill}/>'
             if errors:
                 x = left + at + thick / 2
                 parts += f'<path d="M{x:.1f} {bottom - length - 6:.1f}v12m-3 0h6m-6-12h6" stroke="#222"/>'
     return parts
 
 
-def draw_scatter(w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator) -> str:
+def draw_scatter(
+    w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator
+) -> str:
     """Points over axes, with a line of regression now and then."""
     (left, top, right, bottom), parts = _axes(w, h, words, rng)
     for i in range(int(rng.integers(1, 4))):
@@ -187,11 +201,15 @@ def draw_scatter(w: float, h: float, words: Words, colors: Sequence[str], rng: n
             for x, y in zip(xs, ys, strict=True)
         )
     if rng.random() < 0.4:
-        parts += f'<path d="M{left:.1f} {bottom - 20:.1f}L{right:.1f} {top + 20:.1f}" stroke="#222"/>'
+        parts += (
+            f'<path d="M{left:.1f} {bottom - 20:.1f}L{right:.1f} {top + 20:.1f}" stroke="#222"/>'
+        )
     return parts
 
 
-def draw_boxes(w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator) -> str:
+def draw_boxes(
+    w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator
+) -> str:
     """Box plots."""
     (left, top, right, bottom), parts = _axes(w, h, words, rng)
     count = int(rng.integers(2, 9))
@@ -209,17 +227,23 @@ def draw_boxes(w: float, h: float, words: Words, colors: Sequence[str], rng: np.
     return parts
 
 
-def draw_pie(w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator) -> str:
+def draw_pie(
+    w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator
+) -> str:
     """Pies with their shares named, as many side by side as fill the place."""
     count = max(1, round(w / h / 1.1))
     return "".join(
-        f'<g transform="translate({i * w / count:.1f} 0)">{_one_pie(w / count, h, colors, rng)}</g>'
+        f'<g transform="translate({i * w / count:.1f} 0)">{_one_pie(w / count, h, words, colors, rng)}</g>'
         for i in range(count)
     )
 
 
-def _one_pie(w: float, h: float, colors: Sequence[str], rng: np.random.Generator) -> str:
-    x, y, r = w / 2, h / 2, min(w, h) * 0.4
+def _one_pie(
+    w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator
+) -> str:
+    """A pie at the left, and the names of its shares at the right end."""
+    r = min(w, h) * 0.4
+    x, y = 1.22 * r, h / 2
     turn, parts, size = 0.0, "", _size(w, h)
     for i, share in enumerate(rng.dirichlet(np.ones(int(rng.integers(2, 7))) * 2)):
         end = turn + share * 2 * math.pi
@@ -231,13 +255,20 @@ def _one_pie(w: float, h: float, colors: Sequence[str], rng: np.random.Generator
         )
         middle = (turn + end) / 2
         parts += _label(
-            x + 1.12 * r * math.cos(middle), y + 1.12 * r * math.sin(middle), f"{100 * share:.0f}%", size
+            x + 1.12 * r * math.cos(middle),
+            y + 1.12 * r * math.sin(middle),
+            f"{100 * share:.0f}%",
+            size,
         )
+        line = y - 0.8 * r + 1.6 * i * size
+        parts += _label(w - 2, line, words(1, 2)[:12], size, "end")
         turn = end
     return parts
 
 
-def draw_flow(w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator) -> str:
+def draw_flow(
+    w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator
+) -> str:
     """Boxes with words, and arrows between them."""
     columns = int(rng.integers(1, 4)) if w > 160 else 1
     rows = int(rng.integers(2, 6)) if h > 140 else 2
@@ -259,7 +290,10 @@ def draw_flow(w: float, h: float, words: Words, colors: Sequence[str], rng: np.r
             letters = max(4, int(box_w / size * 1.7))
             for line in range(max(1, min(3, int(box_h / size / 1.4)))):
                 parts += _label(
-                    x + box_w / 2, y + box_h / 2 + (line - 0.6) * 1.2 * size, words(1, 4)[:letters], size
+                    x + box_w / 2,
+                    y + box_h / 2 + (line - 0.6) * 1.2 * size,
+                    words(1, 4)[:letters],
+                    size,
                 )
             if r + 1 < rows:
                 arrow = f"M{x + box_w / 2:.1f} {y + box_h:.1f}v{slot_h - box_h:.1f}m-3-5l3 5l3-5"
@@ -270,26 +304,33 @@ def draw_flow(w: float, h: float, words: Words, colors: Sequence[str], rng: np.r
     return parts
 
 
-def draw_tree(w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator) -> str:
+def draw_tree(
+    w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator
+) -> str:
     """A dendrogram with named leaves."""
     size = _size(w, h)
     count = max(3, int(min(h / (1.4 * size), rng.integers(5, 40))))
     ys = [(i + 0.5) * h / count for i in range(count)]
     reach = w * 0.68
     parts = "".join(
-        _label(reach + 4, y + size / 3, words(1, 2)[:18], min(size, h / count * 0.9), "start") for y in ys
+        _label(reach + 4, y + size / 3, words(1, 2)[:18], min(size, h / count * 0.9), "start")
+        for y in ys
     )
     nodes = [(reach, y) for y in ys]
     while len(nodes) > 1:
         at = int(rng.integers(len(nodes) - 1))
         (x1, y1), (x2, y2) = nodes[at], nodes[at + 1]
-        x = max(4, min(x1, x2) - reach / count * rng.uniform(0.3, 1.6))
-        parts += f'<path d="M{x1:.1f} {y1:.1f}H{x:.1f}V{y2:.1f}H{x2:.1f}" fill="none" stroke="#222"/>'
+        x = max(4, min(x1 - 2, x2 - 2, reach * (len(nodes) - 2) / count * rng.uniform(0.8, 1)))
+        parts += (
+            f'<path d="M{x1:.1f} {y1:.1f}H{x:.1f}V{y2:.1f}H{x2:.1f}" fill="none" stroke="#222"/>'
+        )
         nodes[at : at + 2] = [(x, (y1 + y2) / 2)]
     return parts
 
 
-def draw_blots(w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator) -> str:
+def draw_blots(
+    w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator
+) -> str:
     """Bands of a gel on grey strips, with names beside them."""
     size = _size(w, h)
     strips = max(1, min(int(h / (3.2 * size)), int(rng.integers(1, 7))))
@@ -314,7 +355,9 @@ def draw_blots(w: float, h: float, words: Words, colors: Sequence[str], rng: np.
     return parts
 
 
-def draw_heat_map(w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator) -> str:
+def draw_heat_map(
+    w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator
+) -> str:
     """Cells of many greys or colours."""
     columns, rows = int(rng.integers(4, 20)), int(rng.integers(4, 20))
     hue, named, size = rng.integers(0, 360), rng.random() < 0.5, _size(w, h)
@@ -335,18 +378,23 @@ def draw_heat_map(w: float, h: float, words: Words, colors: Sequence[str], rng: 
 
 def _blob(x: float, y: float, radius: float, rng: np.random.Generator, corners: int = 24) -> str:
     turns = np.linspace(0, 2 * math.pi, corners, endpoint=False)
-    radii = radius * (1 + 0.25 * np.sin(turns * rng.integers(2, 6) + rng.uniform(0, 6)) * rng.random())
+    radii = radius * (
+        1 + 0.25 * np.sin(turns * rng.integers(2, 6) + rng.uniform(0, 6)) * rng.random()
+    )
     radii *= rng.normal(1, 0.06, corners)
     return (
         "M"
         + "L".join(
-            f"{x + r * math.cos(t):.1f} {y + r * math.sin(t):.1f}" for r, t in zip(radii, turns, strict=True)
+            f"{x + r * math.cos(t):.1f} {y + r * math.sin(t):.1f}"
+            for r, t in zip(radii, turns, strict=True)
         )
         + "Z"
     )
 
 
-def draw_map(w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator) -> str:
+def draw_map(
+    w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator
+) -> str:
     """Outlines of lands, rivers, places with names."""
     size = _size(w, h)
     grey = rng.random() < 0.6
@@ -365,7 +413,9 @@ def draw_map(w: float, h: float, words: Words, colors: Sequence[str], rng: np.ra
     return parts
 
 
-def draw_line_art(w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator) -> str:
+def draw_line_art(
+    w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator
+) -> str:
     """Shapes with hatching, as engravings and technical drawings have them, with letters beside."""
     size = _size(w, h)
     parts, extent = "", np.array([[w, h], [0, 0]])
@@ -373,7 +423,10 @@ def draw_line_art(w: float, h: float, words: Words, colors: Sequence[str], rng: 
         x, y = rng.uniform(0.25, 0.75) * w, rng.uniform(0.25, 0.75) * h
         radius = rng.uniform(0.12, 0.25) * min(w, h)
         extent = np.array(
-            [np.minimum(extent[0], (x - radius, y - radius)), np.maximum(extent[1], (x + radius, y + radius))]
+            [
+                np.minimum(extent[0], (x - radius, y - radius)),
+                np.maximum(extent[1], (x + radius, y + radius)),
+            ]
         )
         if rng.random() < 0.5:
             shape = _blob(x, y, radius, rng, 30)
@@ -392,6 +445,4 @@ def draw_line_art(w: float, h: float, words: Words, colors: Sequence[str], rng: 
     # What is drawn fills its place, or the figure's box would be wider than the figure.
     (left, top), (right, bottom) = extent
     stretch = (w / (right - left), h / (bottom - top))
-    return (
-        f'<g transform="scale({stretch[0]:.4f} {stretch[1]:.4f}) translate({-left:.1f} {-top:.1f})">{parts}</g>'
-    )
+    return f'<g transform="scale({stretch[0]:.4f} {stretch[1]:.4f}) translate({-left:.1f} {-top:.1f})">{parts}</g>'

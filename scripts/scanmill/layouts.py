@@ -15,7 +15,7 @@ import numpy as np
 
 from scanmill.manuscripts import Article, Author, Block
 from scanmill.typefaces import Typefaces
-from scanmill.typography import Composer, Style, new_style, pick, style_sheet
+from scanmill.typography import Composer, new_style, pick, style_sheet
 
 #: Width and height in CSS pixels (96 to the inch).
 SIZES = {
@@ -114,7 +114,13 @@ class Sheet:
         return [*blocks, *self.author.article(weights, length)]
 
     def frame(
-        self, box: Sequence[float], wide: str, flow: str, below: str = "", columns: int = 1, css: str = ""
+        self,
+        box: Sequence[float],
+        wide: str,
+        flow: str,
+        below: str = "",
+        columns: int = 1,
+        css: str = "",
     ) -> None:
         """Columns of `flow` at `box` (x_min, y_min, x_max, y_max), over and under what is as wide as all."""
         x, y, x_max, y_max = box
@@ -151,7 +157,9 @@ class Sheet:
             )
 
         if self.chance(0.65):
-            css = pick(rng, ("", "font-style:italic", "font-variant:small-caps", "font-family:sans-serif"))
+            css = pick(
+                rng, ("", "font-style:italic", "font-variant:small-caps", "font-family:sans-serif")
+            )
             put(head, author.words(2, 7), f"{css};{pick(rng, ('', middle, end))}")
             if self.chance(0.3):
                 put(head + 1.4 * self.style.size, "", "border-top:1px solid #333")
@@ -189,7 +197,14 @@ class Sheet:
 # Parts of pages -----------------------------------------------------------------------------------
 
 PROSE = {"paragraph": 10, "heading": 1.6, "list": 0.5, "figure": 0.5, "table": 0.5, "formula": 0.2}
-BOOK = {"paragraph": 10, "heading": 0.5, "list": 0.25, "figure": 0.35, "table": 0.12, "formula": 0.05}
+BOOK = {
+    "paragraph": 10,
+    "heading": 0.5,
+    "list": 0.25,
+    "figure": 0.35,
+    "table": 0.12,
+    "formula": 0.05,
+}
 REPORT = {"paragraph": 6, "heading": 2.2, "list": 1.6, "figure": 1, "table": 1.1, "code": 0.25}
 GUIDE = {"paragraph": 4, "heading": 2.2, "list": 2, "figure": 1.2, "table": 0.5, "code": 0.6}
 
@@ -214,7 +229,9 @@ def _notes(sheet: Sheet) -> str:
         f'<p class="note" data-region="text"><sup>{number + 1}</sup> {escape(sheet.author.prose(rng.uniform(40, 260)))}</p>'
         for number in range(rng.integers(1, 4))
     )
-    line = pick(rng, ('<div style="border-top:1px solid #222;width:30%;margin:8px 0 4px"></div>', ""))
+    line = pick(
+        rng, ('<div style="border-top:1px solid #222;width:30%;margin:8px 0 4px"></div>', "")
+    )
     return f'<div style="padding-top:6px">{line}{notes}</div>'
 
 
@@ -228,19 +245,33 @@ def _front(sheet: Sheet) -> str:
     )
     parts = []
     if sheet.chance(0.2):
-        parts.append(f'<div style="margin-bottom:1em;font-size:.9em">{escape(author.words(1, 3))}</div>')
+        parts.append(
+            f'<div style="margin-bottom:1em;font-size:.9em">{escape(author.words(1, 3))}</div>'
+        )
     size = rng.uniform(1.3, 2.2)
     parts.append(
         f'<h1 style="font-size:{size:.2f}em;text-align:{align}" data-region="title">{escape(author.words(5, 20))}</h1>'
     )
-    parts.append(_text(names, f"text-align:{align};margin:.4em 0;{pick(rng, ('', 'font-weight:bold', 'font-style:italic'))}"))
+    parts.append(
+        _text(
+            names,
+            f"text-align:{align};margin:.4em 0;{pick(rng, ('', 'font-weight:bold', 'font-style:italic'))}",
+        )
+    )
     if sheet.chance(0.8):
         places = "".join(
             f"<sup>{i + 1}</sup> {escape(author.words(5, 12))}. " for i in range(rng.integers(1, 5))
         )
         parts.append(_text(places, f"text-align:{align};font-size:.85em"))
     if sheet.chance(0.3):
-        parts.append(_text(escape(f"{author.words(1, 1)} {rng.integers(1, 28)}, {rng.integers(1950, 2024)}; {author.words(2, 6)}"), f"text-align:{align};font-size:.85em"))
+        parts.append(
+            _text(
+                escape(
+                    f"{author.words(1, 1)} {rng.integers(1, 28)}, {rng.integers(1950, 2024)}; {author.words(2, 6)}"
+                ),
+                f"text-align:{align};font-size:.85em",
+            )
+        )
     abstract = []
     headings = sheet.chance(0.75)
     label = escape(pick(rng, ("Abstract", "ABSTRACT", "Summary", author.words(1, 1))))
@@ -249,15 +280,25 @@ def _front(sheet: Sheet) -> str:
         abstract.append(f'<h3 style="margin-top:0" data-region="title">{label}</h3>')
     if sheet.chance(0.3):
         for _ in range(rng.integers(2, 5)):
-            abstract.append(_text(f"<b>{escape(author.words(1, 2))}:</b> {escape(author.prose(rng.uniform(120, 420)))}"))
+            abstract.append(
+                _text(
+                    f"<b>{escape(author.words(1, 2))}:</b> {escape(author.prose(rng.uniform(120, 420)))}"
+                )
+            )
     else:
         lead = f"<b>{label}.</b> " if run_in else ""
         abstract.append(_text(lead + escape(author.prose(rng.uniform(500, 1700)))))
     if sheet.chance(0.5):
-        abstract.append(_text(f"<b>Keywords:</b> {escape(', '.join(author.words(1, 2) for _ in range(rng.integers(3, 8))))}"))
+        abstract.append(
+            _text(
+                f"<b>Keywords:</b> {escape(', '.join(author.words(1, 2) for _ in range(rng.integers(3, 8))))}"
+            )
+        )
     box = pick(rng, ("", "", "", "background:#ececec;padding:10px", "border:1px solid #444;padding:10px",
                      "border-top:1px solid;border-bottom:1px solid;padding:8px 0", "margin:0 8%", "font-style:italic"))  # fmt: skip
-    parts.append(f'<div style="{box};margin-bottom:{style.size:.0f}px;font-size:{rng.uniform(0.9, 1):.2f}em">{"".join(abstract)}</div>')
+    parts.append(
+        f'<div style="{box};margin-bottom:{style.size:.0f}px;font-size:{rng.uniform(0.9, 1):.2f}em">{"".join(abstract)}</div>'
+    )
     return "".join(parts)
 
 
@@ -281,10 +322,15 @@ def compose_article(sheet: Sheet) -> None:
             # A side bar of notes on the article.
             left = sheet.left + 0.27 * width
             notes = "".join(
-                _text(f"<b>{escape(sheet.author.words(1, 2))}:</b> {escape(sheet.author.prose(rng.uniform(30, 220)))}", "font-size:.78em;text-align:start;margin-bottom:.8em")
+                _text(
+                    f"<b>{escape(sheet.author.words(1, 2))}:</b> {escape(sheet.author.prose(rng.uniform(30, 220)))}",
+                    "font-size:.78em;text-align:start;margin-bottom:.8em",
+                )
                 for _ in range(rng.integers(2, 8))
             )
-            sheet.place((sheet.left, sheet.top + 0.2 * height, left - 0.04 * width, sheet.bottom), notes)
+            sheet.place(
+                (sheet.left, sheet.top + 0.2 * height, left - 0.04 * width, sheet.bottom), notes
+            )
     elif columns > 1 and sheet.chance(0.25):
         wide = _wide_float(sheet, 0.4 * height)
     elif sheet.chance(0.1):
@@ -320,7 +366,9 @@ def compose_book(sheet: Sheet) -> None:
         )
     below = _notes(sheet) if sheet.chance(0.2) else ""
     flow = sheet.composer.set_blocks(sheet.blocks(BOOK, width, height), column, height)
-    bottom = sheet.bottom if not sheet.chance(0.1) else sheet.top + height * sheet.rng.uniform(0.2, 0.8)
+    bottom = (
+        sheet.bottom if not sheet.chance(0.1) else sheet.top + height * sheet.rng.uniform(0.2, 0.8)
+    )
     sheet.frame((sheet.left, sheet.top, sheet.right, bottom), wide, flow, below, columns)
 
 
@@ -384,7 +432,10 @@ def compose_newspaper(sheet: Sheet) -> None:
         )
         top += tall
         if sheet.chance(0.7):
-            sheet.place((left, top, right, top + 2 * style.size), f'<div style="border-top:1px solid;border-bottom:1px solid;text-align:center">{escape(author.words(3, 9))}</div>')
+            sheet.place(
+                (left, top, right, top + 2 * style.size),
+                f'<div style="border-top:1px solid;border-bottom:1px solid;text-align:center">{escape(author.words(3, 9))}</div>',
+            )
             top += 2.6 * style.size
     else:
         sheet.running()
@@ -403,7 +454,11 @@ def compose_newspaper(sheet: Sheet) -> None:
             continue
         columns = max(1, round(wide / pitch))
         if sheet.chance(0.12):
-            sheet.place((x, y, x_max, y_max), _advertisement(sheet, wide, tall), "border:1px solid #111;padding:6px")
+            sheet.place(
+                (x, y, x_max, y_max),
+                _advertisement(sheet, wide, tall),
+                "border:1px solid #111;padding:6px",
+            )
             continue
         size = rng.uniform(1.2, 1.6 + 0.7 * columns)
         head = f'<h2 style="font-size:{size:.2f}em;text-align:{pick(rng, ("start", "center"))};margin-top:0" data-region="title">{escape(author.words(2, 9))}</h2>'
@@ -414,7 +469,9 @@ def compose_newspaper(sheet: Sheet) -> None:
         if columns > 1 and sheet.chance(0.35):
             head += sheet.composer.picture(wide, 0.4 * tall)
             head += sheet.composer.caption(author.words(4, 18), "")
-        blocks = sheet.blocks({"paragraph": 10, "heading": 0.5, "figure": 0.25, "list": 0.1}, wide, tall)
+        blocks = sheet.blocks(
+            {"paragraph": 10, "heading": 0.5, "figure": 0.25, "list": 0.1}, wide, tall
+        )
         flow = sheet.composer.set_blocks(blocks, pitch - style.gap, tall)
         css = "border-bottom:1px solid #222" if ruled else ""
         sheet.frame((x, y, x_max, y_max), head, flow, "", columns, css)
@@ -422,7 +479,9 @@ def compose_newspaper(sheet: Sheet) -> None:
 
 def _advertisement(sheet: Sheet, width: float, height: float) -> str:
     rng, author = sheet.rng, sheet.author
-    parts = [f'<h2 style="text-align:center;font-size:{rng.uniform(1.3, 2.6):.2f}em;margin-top:.2em" data-region="title">{escape(author.words(1, 3))}</h2>']
+    parts = [
+        f'<h2 style="text-align:center;font-size:{rng.uniform(1.3, 2.6):.2f}em;margin-top:.2em" data-region="title">{escape(author.words(1, 3))}</h2>'
+    ]
     if sheet.chance(0.5):
         parts.append(sheet.composer.picture(width * 0.8, height * 0.4))
     for _ in range(rng.integers(1, 4)):
@@ -439,7 +498,11 @@ def compose_brochure(sheet: Sheet) -> None:
     if sheet.chance(0.5):
         tall = sheet.height * rng.uniform(0.08, 0.2)
         ground = pick(rng, ("", "", f"background:{style.accent};color:#fff", "background:#ddd"))
-        sheet.place((box[0], box[1], box[2], box[1] + tall), f'<h1 style="margin:0;padding:.3em;font-size:{tall * 0.35:.0f}px" data-region="title">{escape(author.words(1, 6))}</h1>', ground)
+        sheet.place(
+            (box[0], box[1], box[2], box[1] + tall),
+            f'<h1 style="margin:0;padding:.3em;font-size:{tall * 0.35:.0f}px" data-region="title">{escape(author.words(1, 6))}</h1>',
+            ground,
+        )
         box[1] += tall + gap
     for x, y, x_max, y_max in divide(box, sheet.width * 0.3, gap, rng):
         wide, tall = x_max - x, y_max - y
@@ -451,16 +514,25 @@ def compose_brochure(sheet: Sheet) -> None:
             if sheet.chance(0.35):
                 caption = sheet.composer.caption(author.words(3, 14), "")
                 share = 100 * max(0.4, 1 - 4.5 * style.size / tall)
-            sheet.place((x, y, x_max, y_max), f'<div data-region="figure" style="height:{share:.0f}%;overflow:hidden"><img src="file://{path}" style="width:100%;height:100%;object-fit:cover"></div>{caption}')
+            sheet.place(
+                (x, y, x_max, y_max),
+                f'<div data-region="figure" style="height:{share:.0f}%;overflow:hidden"><img src="file://{path}" style="width:100%;height:100%;object-fit:cover"></div>{caption}',
+            )
             continue
         pad = style.size * rng.uniform(0.3, 1.2)
         grounds = ("", "", "", "background:#eee", "background:#e3edf7", "background:#fff3d6",
                    "border:1px solid #444", f"background:{style.accent if style.accent != '#000' else '#345'};color:#fff")  # fmt: skip
         css = f"padding:{pad:.0f}px;{pick(rng, grounds)}"
         columns = 1 if wide < 26 * style.size else int(rng.integers(1, 4))
-        head = f'<h2 style="margin-top:0;font-size:{rng.uniform(1.1, 2.2):.2f}em" data-region="title">{escape(author.words(1, 6))}</h2>' if sheet.chance(0.75) else ""
+        head = (
+            f'<h2 style="margin-top:0;font-size:{rng.uniform(1.1, 2.2):.2f}em" data-region="title">{escape(author.words(1, 6))}</h2>'
+            if sheet.chance(0.75)
+            else ""
+        )
         weights = {"paragraph": 6, "heading": 1, "list": 1.2, "table": 0.3, "figure": 0.3}
-        blocks = list(sheet.author.article(weights, 1.3 * wide * tall / (style.size**2 * 0.5 * style.leading)))
+        blocks = list(
+            sheet.author.article(weights, 1.3 * wide * tall / (style.size**2 * 0.5 * style.leading))
+        )
         if sheet.chance(0.35):
             blocks = blocks[: int(rng.integers(1, 4))]
         flow = sheet.composer.set_blocks(blocks, wide / columns - pad, tall - 2 * pad)
@@ -478,12 +550,25 @@ def compose_form(sheet: Sheet) -> None:
     parts = []
     if sheet.chance(0.3):
         logo = draw_logo(sheet)
-        parts.append(f'<div style="text-align:{pick(rng, ("start", "center", "end"))}">{logo}</div>')
-    parts.append(f'<h1 style="text-align:{pick(rng, ("center", "start"))};font-size:{rng.uniform(1.2, 2):.2f}em" data-region="title">{escape(author.words(2, 9))}</h1>')
+        parts.append(
+            f'<div style="text-align:{pick(rng, ("start", "center", "end"))}">{logo}</div>'
+        )
+    parts.append(
+        f'<h1 style="text-align:{pick(rng, ("center", "start"))};font-size:{rng.uniform(1.2, 2):.2f}em" data-region="title">{escape(author.words(2, 9))}</h1>'
+    )
     if sheet.chance(0.5):
         parts.append(_text(escape(author.prose(rng.uniform(60, 400)))))
     filled = sheet.chance(0.4)
-    bar = pick(rng, ("background:#ccc;padding:2px 5px", "background:#222;color:#fff;padding:2px 5px", "", "border-bottom:1px solid", ""))
+    bar = pick(
+        rng,
+        (
+            "background:#ccc;padding:2px 5px",
+            "background:#222;color:#fff;padding:2px 5px",
+            "",
+            "border-bottom:1px solid",
+            "",
+        ),
+    )
 
     def answer() -> str:
         if not filled:
@@ -494,19 +579,30 @@ def compose_form(sheet: Sheet) -> None:
     for _ in range(rng.integers(3, 9)):
         if sheet.chance(0.7):
             label = pick(rng, ("{}. ", "Part {}: ", "{} ", "")).format(pick(rng, "ABC12345"))
-            parts.append(f'<h3 style="{bar};text-align:start" data-region="title">{label}{escape(author.words(1, 6))}</h3>')
+            parts.append(
+                f'<h3 style="{bar};text-align:start" data-region="title">{label}{escape(author.words(1, 6))}</h3>'
+            )
         kind = rng.random()
         if kind < 0.35:
             columns = int(rng.integers(1, 5))
             rows = "".join(
-                "<tr>" + "".join(f'<td style="border:1px solid #333;height:{rng.uniform(1.8, 3):.1f}em"><small>{escape(author.words(1, 4))}</small><br>{answer()}</td>' for _ in range(columns)) + "</tr>"
+                "<tr>"
+                + "".join(
+                    f'<td style="border:1px solid #333;height:{rng.uniform(1.8, 3):.1f}em"><small>{escape(author.words(1, 4))}</small><br>{answer()}</td>'
+                    for _ in range(columns)
+                )
+                + "</tr>"
                 for _ in range(rng.integers(2, 7))
             )
             parts.append(f'<table style="width:100%" data-region="table">{rows}</table>')
         elif kind < 0.5:
             block = author.table(6, 10)
-            rows_ = [block.rows[0]] + [tuple([row[0]] + [""] * (len(row) - 1)) for row in block.rows[1:]]
-            parts.append(f'<div class="float">{sheet.composer.bare_table(rows_ if not filled else block.rows, width).replace("<table", "<table border=1")}</div>')
+            rows_ = [block.rows[0]] + [
+                tuple([row[0]] + [""] * (len(row) - 1)) for row in block.rows[1:]
+            ]
+            parts.append(
+                f'<div class="float">{sheet.composer.bare_table(rows_ if not filled else block.rows, width).replace("<table", "<table border=1")}</div>'
+            )
         elif kind < 0.72:
             lines = "".join(
                 f'<div style="display:flex;margin:.5em 0" data-region="text"><span>{escape(author.words(1, 5))}:</span>'
@@ -516,10 +612,18 @@ def compose_form(sheet: Sheet) -> None:
             parts.append(lines)
         elif kind < 0.87:
             box = pick(rng, ("☐", "□", "[ ]", "○"))
-            items = "".join(f'<div class="item"><span class="mark">{box if rng.random() < 0.8 else "☒"}</span><div class="say">{escape(author.words(2, 14))}</div></div>' for _ in range(rng.integers(2, 8)))
+            items = "".join(
+                f'<div class="item"><span class="mark">{box if rng.random() < 0.8 else "☒"}</span><div class="say">{escape(author.words(2, 14))}</div></div>'
+                for _ in range(rng.integers(2, 8))
+            )
             parts.append(f'<div class="list" data-region="list">{items}</div>')
         else:
-            parts.append(_text(escape(author.prose(rng.uniform(80, 600))), f"font-size:{rng.uniform(0.8, 1):.2f}em"))
+            parts.append(
+                _text(
+                    escape(author.prose(rng.uniform(80, 600))),
+                    f"font-size:{rng.uniform(0.8, 1):.2f}em",
+                )
+            )
     sheet.frame((sheet.left, sheet.top, sheet.right, sheet.bottom), "", "".join(parts))
 
 
@@ -549,12 +653,21 @@ def compose_letter(sheet: Sheet) -> None:
         lines = "<br>".join(escape(author.words(2, 5)) for _ in range(rng.integers(1, 4)))
         place = pick(rng, ("start", "center", "end"))
         logo = draw_logo(sheet) if sheet.chance(0.4) else ""
-        parts.append(f'<div style="text-align:{place};margin-bottom:2em">{logo}{_text(lines, f"text-align:{place};font-weight:bold")}</div>')
+        parts.append(
+            f'<div style="text-align:{place};margin-bottom:2em">{logo}{_text(lines, f"text-align:{place};font-weight:bold")}</div>'
+        )
     if sheet.chance(0.7):
         lines = "<br>".join(escape(author.words(1, 4)) for _ in range(rng.integers(2, 6)))
         parts.append(_text(lines, "text-align:start;margin-bottom:1.5em"))
     if sheet.chance(0.8):
-        parts.append(_text(escape(f"{author.words(1, 2)}, {rng.integers(1, 31)}. {rng.integers(1, 13)}. {rng.integers(1850, 2020)}"), f"text-align:{pick(rng, ('start', 'end'))};margin-bottom:1.5em"))
+        parts.append(
+            _text(
+                escape(
+                    f"{author.words(1, 2)}, {rng.integers(1, 31)}. {rng.integers(1, 13)}. {rng.integers(1850, 2020)}"
+                ),
+                f"text-align:{pick(rng, ('start', 'end'))};margin-bottom:1.5em",
+            )
+        )
     if sheet.chance(0.4):
         parts.append(f'<h2 data-region="title">{escape(author.words(3, 10))}</h2>')
     if sheet.chance(0.7):
@@ -565,9 +678,18 @@ def compose_letter(sheet: Sheet) -> None:
     if sheet.chance(0.8):
         place = pick(rng, ("0", "50%"))
         face = pick(rng, ("Dancing Script", "Kaushan Script", "Z003"))
-        sign = f'<div style="font:{rng.uniform(24, 44):.0f}px {face!r};margin-inline-start:{place}">{escape(author.words(1, 2))}</div>' if sheet.chance(0.5) else "<br><br>"
+        sign = (
+            f'<div style="font:{rng.uniform(24, 44):.0f}px {face!r};margin-inline-start:{place}">{escape(author.words(1, 2))}</div>'
+            if sheet.chance(0.5)
+            else "<br><br>"
+        )
         parts.append(_text(escape(author.words(1, 3)) + ",", f"margin:1em 0 0 {place}") + sign)
-        parts.append(_text(escape(author.name()) + "<br>" + escape(author.words(1, 4)), f"margin-inline-start:{place};text-align:start"))
+        parts.append(
+            _text(
+                escape(author.name()) + "<br>" + escape(author.words(1, 4)),
+                f"margin-inline-start:{place};text-align:start",
+            )
+        )
     if sheet.chance(0.4):
         sheet.running()
     sheet.frame((sheet.left, sheet.top, sheet.right, sheet.bottom), "", "".join(parts))
@@ -583,7 +705,9 @@ def compose_tables(sheet: Sheet) -> None:
         block = sheet.author.table(12, 60 // count)
         while len(block.rows) * sheet.style.size * 1.8 < 0.5 * height / count:
             more = sheet.author.table(12, 60)
-            rows = [row[: len(block.rows[0])] for row in more.rows[1:] if len(row) >= len(block.rows[0])]
+            rows = [
+                row[: len(block.rows[0])] for row in more.rows[1:] if len(row) >= len(block.rows[0])
+            ]
             block = block._replace(rows=(*block.rows, *rows, block.rows[-1]))
         parts.append(sheet.composer.table(block, width, height / count, fill=True))
     if sheet.chance(0.4):
@@ -604,7 +728,11 @@ def compose_plate(sheet: Sheet) -> None:
         parts.append(sheet.composer.picture(width, tall * 1.1))
         if sheet.chance(0.85):
             sheet.composer.figures += 1
-            parts.append(sheet.composer.caption(sheet.author.caption(), sheet.style.figure_label.format(sheet.composer.figures)))
+            parts.append(
+                sheet.composer.caption(
+                    sheet.author.caption(), sheet.style.figure_label.format(sheet.composer.figures)
+                )
+            )
     sheet.frame((sheet.left, sheet.top, sheet.right, sheet.bottom), "", "".join(parts))
 
 
@@ -627,7 +755,11 @@ def compose_contents(sheet: Sheet) -> None:
             )
     count = int((sheet.bottom - sheet.top) / (sheet.style.size * sheet.style.leading)) - 5
     body = f'<div data-region="table">{"".join(lines[:count])}</div>'
-    sheet.frame((sheet.left, sheet.top, sheet.right, sheet.bottom), heading if sheet.chance(0.7) else "", body)
+    sheet.frame(
+        (sheet.left, sheet.top, sheet.right, sheet.bottom),
+        heading if sheet.chance(0.7) else "",
+        body,
+    )
 
 
 def compose_dictionary(sheet: Sheet) -> None:
@@ -640,7 +772,10 @@ def compose_dictionary(sheet: Sheet) -> None:
     for _ in range(int(rng.integers(40, 110))):
         if sheet.chance(0.03):
             flow += f'<h2 style="text-align:center" data-region="title">{escape(author.words(1, 1)[:1].upper() if sheet.chance(0.6) else author.words(1, 3))}</h2>'
-        flow += _text(f"<b>{escape(author.words(1, 2))}</b> {escape(author.prose(rng.uniform(50, 420)))}", hanging)
+        flow += _text(
+            f"<b>{escape(author.words(1, 2))}</b> {escape(author.prose(rng.uniform(50, 420)))}",
+            hanging,
+        )
     sheet.frame((sheet.left, sheet.top, sheet.right, sheet.bottom), "", flow, "", columns)
 
 
@@ -663,10 +798,21 @@ def compose_law(sheet: Sheet) -> None:
         if sheet.chance(0.75):
             items = tuple(author.prose(rng.uniform(40, 420)) for _ in range(rng.integers(2, 7)))
             if sheet.chance(0.3):
-                items = (*items, (author.prose(80), tuple(author.prose(rng.uniform(30, 120)) for _ in range(3))))
-            parts.append(sheet.composer.set_block(Block("list", items=items, ordered=True), width, height))
+                items = (
+                    *items,
+                    (author.prose(80), tuple(author.prose(rng.uniform(30, 120)) for _ in range(3))),
+                )
+            parts.append(
+                sheet.composer.set_block(Block("list", items=items, ordered=True), width, height)
+            )
     below = _notes(sheet) if sheet.chance(0.15) else ""
-    sheet.frame((sheet.left, sheet.top, sheet.right, sheet.bottom), "", "".join(parts), below, sheet.style.columns)
+    sheet.frame(
+        (sheet.left, sheet.top, sheet.right, sheet.bottom),
+        "",
+        "".join(parts),
+        below,
+        sheet.style.columns,
+    )
 
 
 def _logos(sheet: Sheet) -> None:
@@ -675,7 +821,10 @@ def _logos(sheet: Sheet) -> None:
     marks = "".join(draw_logo(sheet) for _ in range(count))
     tall = 0.085 * sheet.height
     box = (sheet.left, sheet.bottom - tall, sheet.right, sheet.bottom)
-    sheet.place(box, f'<div style="display:flex;justify-content:space-around;align-items:center;height:100%">{marks}</div>')
+    sheet.place(
+        box,
+        f'<div style="display:flex;justify-content:space-around;align-items:center;height:100%">{marks}</div>',
+    )
     sheet.bottom -= tall + 6
 
 
@@ -688,7 +837,9 @@ def compose_cover(sheet: Sheet) -> None:
         dark = ground in ("#123a6b", "#1d5c3a", "#7a1f1f", "#333")
         share = 100 if dark else pick(rng, (100, 55, 40))
         place = pick(rng, ("top:0", "bottom:0"))
-        sheet.parts.append(f'<div style="position:absolute;left:0;{place};width:100%;height:{share}%;background:{ground}"></div>')
+        sheet.parts.append(
+            f'<div style="position:absolute;left:0;{place};width:100%;height:{share}%;background:{ground}"></div>'
+        )
         sheet.restyle(ink="#fff" if dark else sheet.style.ink, heading_css="font-weight:bold")
     if sheet.chance(0.3):
         _logos(sheet)
@@ -698,9 +849,13 @@ def compose_cover(sheet: Sheet) -> None:
     space = lambda: f'<div style="height:{height * rng.uniform(0.02, 0.14):.0f}px"></div>'  # noqa: E731
     if sheet.chance(0.4):
         parts += [_text(escape(author.words(2, 6)), f"text-align:{align}"), space()]
-    parts.append(f'<h1 style="font-size:{rng.uniform(1.8, 4):.2f}em;text-align:{align}" data-region="title">{escape(author.words(2, 10))}</h1>')
+    parts.append(
+        f'<h1 style="font-size:{rng.uniform(1.8, 4):.2f}em;text-align:{align}" data-region="title">{escape(author.words(2, 10))}</h1>'
+    )
     if sheet.chance(0.5):
-        parts.append(f'<h2 style="text-align:{align}" data-region="title">{escape(author.words(3, 12))}</h2>')
+        parts.append(
+            f'<h2 style="text-align:{align}" data-region="title">{escape(author.words(3, 12))}</h2>'
+        )
     parts.append(space())
     if sheet.chance(0.6):
         parts += [_text(escape(author.name()), f"text-align:{align};font-size:1.2em"), space()]
@@ -718,7 +873,10 @@ def compose_slide(sheet: Sheet) -> None:
     width, height = sheet.right - sheet.left, sheet.bottom - sheet.top
     head = f'<h1 style="font-size:1.5em" data-region="title">{escape(author.words(2, 8))}</h1>'
     both = sheet.chance(0.4)
-    blocks = [author.list() if sheet.chance(0.7) else author.paragraph(120) for _ in range(rng.integers(1, 3))]
+    blocks = [
+        author.list() if sheet.chance(0.7) else author.paragraph(120)
+        for _ in range(rng.integers(1, 3))
+    ]
     flow = sheet.composer.set_blocks(blocks, width / (1 + both), height)
     if both:
         flow += f'<div style="break-before:column">{sheet.composer.picture(width / 2.2, height * 0.9)}</div>'
@@ -736,7 +894,10 @@ def compose_nothing(sheet: Sheet) -> None:
         sheet.running()
     if sheet.chance(0.2):
         pitch = rng.uniform(20, 36)
-        lines = "".join(f'<div style="border-bottom:1px solid #999;height:{pitch:.0f}px"></div>' for _ in range(40))
+        lines = "".join(
+            f'<div style="border-bottom:1px solid #999;height:{pitch:.0f}px"></div>'
+            for _ in range(40)
+        )
         sheet.place((sheet.left, sheet.top, sheet.right, sheet.bottom), lines)
 
 
@@ -774,7 +935,10 @@ KINDS: dict[str, Kind] = {
 
 
 def compose_page(
-    materials: Materials, rng: np.random.Generator, kinds: Iterable[str] = tuple(KINDS), latin: float = 0.7
+    materials: Materials,
+    rng: np.random.Generator,
+    kinds: Iterable[str] = tuple(KINDS),
+    latin: float = 0.7,
 ) -> Page:
     """A page of a random kind, in Latin script so often, otherwise in any other that there is."""
     names = list(kinds)
@@ -786,11 +950,19 @@ def compose_page(
     script = "Latn"
     if others and (rng.random() >= latin or "Latn" not in scripts):
         # East Asian pages and Cyrillic ones are the most numerous in archives.
-        common = [each for each in ("Hans", "Jpan", "Kore", "Cyrl", "Arab", "Hant") if each in others]
+        common = [
+            each for each in ("Hans", "Jpan", "Kore", "Cyrl", "Arab", "Hant") if each in others
+        ]
         script = pick(rng, common if common and rng.random() < 0.6 else others)
     size = rng.uniform(*kind.type_size)
-    sheet = Sheet(materials, script, pick(rng, kind.sizes), int(pick(rng, kind.columns)), size, rng, kind.real)
-    if rng.random() < 0.04 and name in ("report", "guide", "article") and sheet.width < sheet.height:
+    sheet = Sheet(
+        materials, script, pick(rng, kind.sizes), int(pick(rng, kind.columns)), size, rng, kind.real
+    )
+    if (
+        rng.random() < 0.04
+        and name in ("report", "guide", "article")
+        and sheet.width < sheet.height
+    ):
         sheet.width, sheet.height = sheet.height, sheet.width
         sheet.right, sheet.bottom = sheet.width - sheet.left, sheet.height - sheet.top
     if script in ("Jpan", "Hant", "Hans") and name in ("book", "newspaper") and rng.random() < 0.5:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gettext
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -185,9 +184,7 @@ def _blocks(element: Any, folder: Path) -> Iterator[Block]:  # noqa: ANN401
                 yield Block("list", items=items, ordered=tag == "ol")
         elif tag == "table":
             yield from _table(child, folder)
-        elif tag == "figure" or (tag == "div" and re.search(r"figure|mediaobject", name)):
-            yield from _figure(child, folder)
-        elif tag == "img":
+        elif tag == "figure" or (tag == "div" and re.search(r"figure|mediaobject", name)) or tag == "img":
             yield from _figure(child, folder)
         elif tag == "pre":
             text = "".join(child.itertext()).strip("\n")[:1200]
@@ -278,13 +275,15 @@ def gather_phrases(folders: Iterable[Path], longest: int = 400) -> dict[str, lis
     for path in paths:
         try:
             with path.open("rb") as file:
-                messages = gettext.GNUTranslations(file)._catalog.values()  # noqa: SLF001
+                messages = gettext.GNUTranslations(file)._catalog.values()
         except (OSError, ValueError, UnicodeDecodeError, LookupError):
             continue
         for message in messages:
             if not isinstance(message, str) or not 25 <= len(message) <= longest:
                 continue
-            text = _SPACE.sub(" ", re.sub(r"%[-\d.]*l?[a-z]|<[^>]*>|[_&{}$\\]", "", message)).strip()
+            text = _SPACE.sub(
+                " ", re.sub(r"%[-\d.]*l?[a-z]|<[^>]*>|[_&{}$\\]", "", message)
+            ).strip()
             script = script_of(text)
             if script and script != "Latn":
                 found.setdefault(script, {})[text] = None
@@ -333,7 +332,11 @@ class Author:
     """Writes in one script: takes sentences as others wrote them, in another order."""
 
     def __init__(
-        self, script: str, sentences: Sequence[str], headings: Sequence[str], rng: np.random.Generator
+        self,
+        script: str,
+        sentences: Sequence[str],
+        headings: Sequence[str],
+        rng: np.random.Generator,
     ) -> None:
         """`sentences` must be some; without `headings`, beginnings of sentences serve."""
         self.script, self.sentences, self.headings, self.rng = script, sentences, headings, rng
@@ -395,7 +398,9 @@ class Author:
             for _ in range(min(8, 1 + rng.poisson(2.2)))
         )
         year, volume, page = rng.integers(1890, 2025), rng.integers(1, 300), rng.integers(1, 2000)
-        journal = "<i>" + " ".join(word[:6].capitalize() for word in self.words(1, 5).split()) + "</i>"
+        journal = (
+            "<i>" + " ".join(word[:6].capitalize() for word in self.words(1, 5).split()) + "</i>"
+        )
         title = self.words(5, 16)
         pages = f"{page}–{page + rng.integers(2, 30)}"
         return (
@@ -442,7 +447,18 @@ class Author:
         rng = self.rng
         kind = rng.choice(
             kinds
-            or ["whole", "decimal", "decimal", "share", "spread", "money", "year", "tick", "words", "word"]
+            or [
+                "whole",
+                "decimal",
+                "decimal",
+                "share",
+                "spread",
+                "money",
+                "year",
+                "tick",
+                "words",
+                "word",
+            ]
         )
         size, unit = 10 ** rng.uniform(0, 5), _UNITS[rng.integers(len(_UNITS))]
         decimals = int(rng.integers(1, 4))
@@ -488,7 +504,11 @@ class Author:
         for _ in range(rng.integers(3, 14)):
             indent = "  " * int(rng.integers(0, 4))
             word = re.sub(r"\W+", "_", self.words(1, 3)).lower()[:24]
-            lines.append(f"{indent}{word} = {word[:5]}({rng.integers(100)})" if rng.random() < 0.7 else f"{indent}{word}:")
+            lines.append(
+                f"{indent}{word} = {word[:5]}({rng.integers(100)})"
+                if rng.random() < 0.7
+                else f"{indent}{word}:"
+            )
         return Block("code", "\n".join(lines))
 
     def article(self, weights: Mapping[str, float], length: float) -> Iterator[Block]:

@@ -36,7 +36,9 @@ MOST_SENTENCES, LEAST_SENTENCES = 40_000, 150
 _SENTENCE = re.compile(r"(?<=[.!?।؟])\s+|(?<=[。！？])")
 
 
-def gather(sources: Mapping[str, Sequence[str]], folder: Path, workers: int = 2, seed: int = 0) -> None:
+def gather(
+    sources: Mapping[str, Sequence[str]], folder: Path, workers: int = 2, seed: int = 0
+) -> None:
     """Write what is found into `folder`.
 
     `sources` are folders: `texts` of HTML files and their pictures, `translations` of gettext's, `pictures`
@@ -56,7 +58,9 @@ def gather(sources: Mapping[str, Sequence[str]], folder: Path, workers: int = 2,
     phrases = gather_phrases(translations)
     (folder / "phrases.json").write_text(json.dumps(phrases, ensure_ascii=False), encoding="utf-8")
     logger.info("articles: %s", ", ".join(f"{script} {n}" for script, n in counts.most_common()))
-    logger.info("phrases: %s", ", ".join(f"{script} {len(known)}" for script, known in phrases.items()))
+    logger.info(
+        "phrases: %s", ", ".join(f"{script} {len(known)}" for script, known in phrases.items())
+    )
     logger.info("pictures: %d", found)
     if not counts or not found:
         raise UserError(
@@ -142,8 +146,15 @@ def load_materials(folder: Path, unseen: bool = False) -> Materials:
     paths = sorted(str(path.resolve()) for path in (folder / "pictures").iterdir())
     # Documentation is rich in screenshots; as often, a picture is a photograph or a drawing.
     others = [path for path in paths if Path(path).name.startswith("picture-")]
+    typefaces = find_typefaces(unseen)
+    if not set(typefaces) & set(enough):
+        raise UserError(
+            f"There is no typeface {'that is held back ' if unseen else ''}for texts in "
+            f"{', '.join(sorted(enough)) or 'any script'}. On Debian: apt-get install fonts-dejavu "
+            "fonts-liberation"
+        )
     pictures = paths + others * max(0, round(len(paths) / max(1, len(others))) - 2)
-    return Materials(dict(articles), enough, dict(headings), pictures, find_typefaces(unseen))
+    return Materials(dict(articles), enough, dict(headings), pictures, typefaces)
 
 
 def _sentences(text: str) -> Iterator[str]:

@@ -58,7 +58,7 @@
   }
 
   function shows(color) {
-    return color !== "transparent" && !/, 0\)$/.test(color);
+    return color !== "transparent" && !/^rgba\(.*, 0\)$/.test(color);
   }
 
   // Rules and grounds of a table; a rule is a box of no height or no width.

@@ -39,7 +39,10 @@ def as_grey(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def scan_page(
-    page: np.ndarray, outlines: Sequence[np.ndarray], rng: np.random.Generator, other: np.ndarray | None
+    page: np.ndarray,
+    outlines: Sequence[np.ndarray],
+    rng: np.random.Generator,
+    other: np.ndarray | None,
 ) -> Scan:
     """A page (H, W) as it comes out of an archive's scanner: well kept, or not.
 
@@ -124,7 +127,9 @@ def _show_through(page: np.ndarray, other: np.ndarray, rng: np.random.Generator)
 
 def _age_paper(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Paper that is no longer white, and not evenly; ink that is no longer black."""
-    paper = rng.uniform(150, 250) + rng.uniform(0, 14) * _clouds(page.shape, rng.uniform(40, 400), rng)
+    paper = rng.uniform(150, 250) + rng.uniform(0, 14) * _clouds(
+        page.shape, rng.uniform(40, 400), rng
+    )
     paper += rng.uniform(0, 5) * _clouds(page.shape, rng.uniform(2, 8), rng)
     ink = rng.uniform(0, 70)
     share = page.astype(np.float32) / 255
@@ -137,13 +142,24 @@ def _stain(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     mask = np.zeros(page.shape, np.float32)
     for _ in range(int(rng.integers(1, 30))):
         centre = (int(rng.integers(width)), int(rng.integers(height)))
-        axes = (int(rng.integers(1, max(2, width // 30))), int(rng.integers(1, max(2, width // 30))))
-        cv2.ellipse(mask, centre, axes, float(rng.uniform(0, 180)), 0, 360, float(rng.uniform(0.1, 0.5)), -1)
+        axes = (
+            int(rng.integers(1, max(2, width // 30))),
+            int(rng.integers(1, max(2, width // 30))),
+        )
+        cv2.ellipse(
+            mask, centre, axes, float(rng.uniform(0, 180)), 0, 360, float(rng.uniform(0.1, 0.5)), -1
+        )
     mask = cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.8, 5))
     page = (page * (1 - mask)).astype(np.uint8)
     if rng.random() < 0.4:
         for at in np.linspace(0.25, 0.75, int(rng.integers(2, 5))):
-            cv2.circle(page, (int(0.03 * width), int(at * height)), int(0.011 * width), int(rng.integers(0, 90)), -1)
+            cv2.circle(
+                page,
+                (int(0.03 * width), int(at * height)),
+                int(0.011 * width),
+                int(rng.integers(0, 90)),
+                -1,
+            )
     return page
 
 
@@ -164,11 +180,20 @@ def _write_on(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             points[:, 1] = y + (points[:, 1] - y) % (0.03 * height)
         else:
             radius = rng.uniform(0.03, 0.07) * width
-            cv2.circle(page, (int(x), int(y)), int(radius), ink, max(1, int(radius / 14)), cv2.LINE_AA)
+            cv2.circle(
+                page, (int(x), int(y)), int(radius), ink, max(1, int(radius / 14)), cv2.LINE_AA
+            )
             cv2.putText(page, "".join(rng.choice(list("ABCDE 1890"), 6)), (int(x - radius * 0.8), int(y)),
                         cv2.FONT_HERSHEY_SIMPLEX, radius / 55, ink, 1, cv2.LINE_AA)  # fmt: skip
             continue
-        cv2.polylines(page, [np.rint(points).astype(np.int32)], False, ink, int(rng.integers(1, 3)), cv2.LINE_AA)
+        cv2.polylines(
+            page,
+            [np.rint(points).astype(np.int32)],
+            False,
+            ink,
+            int(rng.integers(1, 3)),
+            cv2.LINE_AA,
+        )
     return page
 
 
@@ -200,9 +225,16 @@ def _warp(
     if rng.random() < 0.5:
         across = np.linspace(0, 1, width, dtype=np.float32)
         across = across if rng.random() < 0.5 else across[::-1]
-        shift_y = shift_y + rng.uniform(-0.015, 0.015) * height * np.exp(-across * rng.uniform(4, 9))[None]
-    columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    warped = cv2.remap(page, columns + shift_x, rows + shift_y, cv2.INTER_LINEAR, borderValue=_paper(page))
+        shift_y = (
+            shift_y
+            + rng.uniform(-0.015, 0.015) * height * np.exp(-across * rng.uniform(4, 9))[None]
+        )
+    columns, rows = np.meshgrid(
+        np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    )
+    warped = cv2.remap(
+        page, columns + shift_x, rows + shift_y, cv2.INTER_LINEAR, borderValue=_paper(page)
+    )
     moved = []
     for outline in outlines:
         points = _dense(outline)
@@ -229,12 +261,17 @@ def _turn(
     shift = middle - turn @ middle + rng.uniform(-0.012, 0.012, 2) * (width, height)
     matrix = np.hstack([turn, shift[:, None]])
     border = 0.0 if rng.random() < 0.25 else _paper(page)
-    turned = cv2.warpAffine(page, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=border)
+    turned = cv2.warpAffine(
+        page, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=border
+    )
     return turned, [outline @ turn.T + shift for outline in outlines]
 
 
 def _edge(
-    page: np.ndarray, outlines: Sequence[np.ndarray], other: np.ndarray | None, rng: np.random.Generator
+    page: np.ndarray,
+    outlines: Sequence[np.ndarray],
+    other: np.ndarray | None,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """The scanner's black bed, or a strip of the page beside it, at some of the sides."""
     height, width = page.shape
@@ -261,7 +298,10 @@ def _edge(
 def _light(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Uneven light: a slope, a shadow along the spine, darker corners."""
     height, width = page.shape
-    across, down = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
+    across, down = (
+        np.linspace(-1, 1, width, dtype=np.float32),
+        np.linspace(-1, 1, height, dtype=np.float32),
+    )
     light = 1 + rng.uniform(-0.2, 0.2) * across[None] + rng.uniform(-0.2, 0.2) * down[:, None]
     if rng.random() < 0.5:
         spine = across if rng.random() < 0.5 else across[::-1]
@@ -295,7 +335,12 @@ def _bilevel(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     elif kind < 0.8:
         size = int(rng.integers(12, 40)) * 2 + 1
         black = cv2.adaptiveThreshold(
-            large, 255, cv2.ADAPTIVE_THRESH_GAUSSIAN_C, cv2.THRESH_BINARY, size, float(rng.uniform(6, 18))
+            large,
+            255,
+            cv2.ADAPTIVE_THRESH_GAUSSIAN_C,
+            cv2.THRESH_BINARY,
+            size,
+            float(rng.uniform(6, 18)),
         )
     else:
         # Ordered dither (Bayer, 1973), 4 x 4.

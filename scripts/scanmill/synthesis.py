@@ -67,7 +67,9 @@ def make_page(
     clean = as_grey(pixels, rng)
     outlines = [region.outline * zoom for region in regions]
     if not scanned:
-        kept = [SetRegion(each.class_name, line) for each, line in zip(regions, outlines, strict=True)]
+        kept = [
+            SetRegion(each.class_name, line) for each, line in zip(regions, outlines, strict=True)
+        ]
         return SyntheticPage(page.kind, page.script, clean, kept), clean
     scan = scan_page(clean, outlines, rng, other)
     height, width = scan.pixels.shape

@@ -51,7 +51,11 @@ class Typesetter:
         self.folder = Path(tempfile.mkdtemp(prefix="scanmill-typesetting-"))
         self.playwright = sync_playwright().start()
         # Type without hinting and without colours at its edges, as PDF engines draw it.
-        flags = ["--font-render-hinting=none", "--disable-lcd-text", "--allow-file-access-from-files"]
+        flags = [
+            "--font-render-hinting=none",
+            "--disable-lcd-text",
+            "--allow-file-access-from-files",
+        ]
         flags += ["--no-sandbox", "--disable-gpu"]
         try:
             self.browser = self.playwright.chromium.launch(

@@ -30,7 +30,14 @@ _USUAL_TEXT = (
 )  # fmt: skip
 _RIGHT_TO_LEFT = ("Hebr", "Arab")
 _EAST_ASIAN = ("Hans", "Hant", "Jpan", "Kore")
-_LANGUAGES = {"Hans": "zh-Hans", "Hant": "zh-Hant", "Jpan": "ja", "Kore": "ko", "Arab": "ar", "Hebr": "he"}
+_LANGUAGES = {
+    "Hans": "zh-Hans",
+    "Hant": "zh-Hant",
+    "Jpan": "ja",
+    "Kore": "ko",
+    "Arab": "ar",
+    "Hebr": "he",
+}
 _BULLETS = ("•", "•", "•", "–", "-", "■", "▪", "○", "◦", "►", "✓", "*", "·", "□", "→", "★")
 _COLORS = ("#7a1f1f", "#123a6b", "#1d5c3a", "#444", "#8a5a00", "#5b2a6e", "#0077a8", "#b03a2e")
 _SYMBOLS = "xyzabnkmtpqrαβγδεθλμνπρστφψωΔΣΩ"
@@ -94,7 +101,9 @@ def choose_face(typefaces: Typefaces, script: str, rng: np.random.Generator) -> 
     if script == "Latn":
         if usual and rng.random() < USUAL:
             return pick(rng, usual)
-        return pick(rng, typefaces.text if rng.random() < 0.85 else typefaces.display or typefaces.text)
+        return pick(
+            rng, typefaces.text if rng.random() < 0.85 else typefaces.display or typefaces.text
+        )
     return pick(rng, (*typefaces.text, *typefaces.text, *typefaces.display))
 
 
@@ -113,7 +122,9 @@ def new_style(
     weight = pick(rng, ("bold", "bold", "bold", "normal"))
     heading = [f"font-weight:{weight}"]
     if rng.random() < 0.15 or weight == "normal":
-        heading.append(pick(rng, ("font-style:italic", "font-variant:small-caps", "text-transform:uppercase")))
+        heading.append(
+            pick(rng, ("font-style:italic", "font-variant:small-caps", "text-transform:uppercase"))
+        )
     if rng.random() < 0.3:
         heading.append(f"color:{accent}")
     if rng.random() < 0.08:
@@ -121,7 +132,16 @@ def new_style(
     if rng.random() < 0.05:
         heading.append("border-top:2px solid")
     if rng.random() < 0.05:
-        heading.append(pick(rng, ("background:#ddd", "background:#333;color:#fff", f"background:{accent};color:#fff")))
+        heading.append(
+            pick(
+                rng,
+                (
+                    "background:#ddd",
+                    "background:#333;color:#fff",
+                    f"background:{accent};color:#fff",
+                ),
+            )
+        )
     if rng.random() < 0.1:
         heading.append("letter-spacing:.08em")
     spacing = size * (rng.uniform(0, 0.15) if indented else rng.uniform(0.35, 1.1))
@@ -218,15 +238,18 @@ def table_rules(style: Style) -> str:
     """CSS of the lines and grounds of tables."""
     head = f"thead td {{ {style.table_css}; font-weight: bold; }}" if style.table_css else ""
     thin = "1px solid #333"
-    return head + {
-        "three": f"table {{ border-top: 1.5px solid #111; border-bottom: 1.5px solid #111; }} thead {{ border-bottom: {thin}; }}",
-        "grid": f"td, th {{ border: {thin}; }}",
-        "rows": f"tr {{ border-bottom: 1px solid #888; }} thead {{ border-bottom: 2px solid #222; }}",
-        "stripes": "tbody tr:nth-child(odd) { background: #ececec; }",
-        "none": "",
-        "outer": f"table {{ border: {thin}; }} thead {{ border-bottom: {thin}; }}",
-        "columns": f"td + td {{ border-inline-start: {thin}; }} thead, table {{ border-bottom: {thin}; }} table {{ border-top: {thin}; }}",
-    }[style.table_rules]
+    return (
+        head
+        + {
+            "three": f"table {{ border-top: 1.5px solid #111; border-bottom: 1.5px solid #111; }} thead {{ border-bottom: {thin}; }}",
+            "grid": f"td, th {{ border: {thin}; }}",
+            "rows": "tr { border-bottom: 1px solid #888; } thead { border-bottom: 2px solid #222; }",
+            "stripes": "tbody tr:nth-child(odd) { background: #ececec; }",
+            "none": "",
+            "outer": f"table {{ border: {thin}; }} thead {{ border-bottom: {thin}; }}",
+            "columns": f"td + td {{ border-inline-start: {thin}; }} thead, table {{ border-bottom: {thin}; }} table {{ border-top: {thin}; }}",
+        }[style.table_rules]
+    )
 
 
 class Composer:
@@ -263,7 +286,9 @@ class Composer:
         if "<" in text and re.search(r"</[ib]>", text):
             return text
         if style.script == "Latn" and style.justified:
-            text = re.sub(r"(?<=[a-z]{3}[aeiouy])(?=[bcdfghklmnprstvz][aeiouy][a-z]{2})", "\u00ad", text)
+            text = re.sub(
+                r"(?<=[a-z]{3}[aeiouy])(?=[bcdfghklmnprstvz][aeiouy][a-z]{2})", "\u00ad", text
+            )
         text = escape(text, quote=False)
         if rng.random() < 0.12:
             tokens = text.split(" ")
@@ -277,7 +302,9 @@ class Composer:
             mark = pick(rng, ("<sup>{}</sup>", " [{}]", " ({})"))
             text = re.sub(
                 r"(?<=[a-z])(?=[.,] )",
-                lambda _: mark.format(rng.integers(1, 90)) if rng.random() < 10 * style.citations else "",
+                lambda _: (
+                    mark.format(rng.integers(1, 90)) if rng.random() < 10 * style.citations else ""
+                ),
                 text,
             )
         return text
@@ -313,7 +340,9 @@ class Composer:
         letters = self.rng.random() < 0.2
         return f'<div class="list" data-region="list">{self._items(block.items, ordered, form, letters, 0)}</div>'
 
-    def _items(self, items: Sequence[Any], ordered: bool, form: str, letters: bool, depth: int) -> str:
+    def _items(
+        self, items: Sequence[Any], ordered: bool, form: str, letters: bool, depth: int
+    ) -> str:
         parts = []
         for number, item in enumerate(items, 1):
             text, below = item if isinstance(item, list | tuple) else (item, ())
@@ -346,7 +375,9 @@ class Composer:
 
     def code(self, block: Block) -> str:
         """Lines of a program: text."""
-        css = pick(self.rng, ("", "", "background:#eee;padding:4px", "border:1px solid #999;padding:4px"))
+        css = pick(
+            self.rng, ("", "", "background:#eee;padding:4px", "border:1px solid #999;padding:4px")
+        )
         return f'<pre style="{css}" data-region="text">{escape(block.text)}</pre>'
 
     def formula(self, block: Block | None = None) -> str:
@@ -373,11 +404,15 @@ class Composer:
 
         def row(depth: int = 0) -> str:
             signs = ("+", "−", "·", "≤", "=") if depth < 1 else ("+", "−")
-            return f"<mo>{pick(rng, signs)}</mo>".join(term(depth) for _ in range(rng.integers(1, 4)))
+            return f"<mo>{pick(rng, signs)}</mo>".join(
+                term(depth) for _ in range(rng.integers(1, 4))
+            )
 
         number = ""
         if rng.random() < 0.5:
-            number = f'<span style="position:absolute;inset-inline-end:0">({rng.integers(1, 40)})</span>'
+            number = (
+                f'<span style="position:absolute;inset-inline-end:0">({rng.integers(1, 40)})</span>'
+            )
         formula = f'<math display="block"><mrow>{term()}<mo>=</mo>{row()}</mrow></math>'
         return (
             f'<div style="position:relative;display:flex;align-items:center;justify-content:center;'
@@ -457,10 +492,16 @@ class Composer:
             if used > room and len(rows) > 2:
                 break
             rows.append(row[:columns])
-        caption = self.caption(block.text, style.table_label.format(self.tables)) if rng.random() < 0.85 else ""
+        caption = (
+            self.caption(block.text, style.table_label.format(self.tables))
+            if rng.random() < 0.85
+            else ""
+        )
         note = ""
         if rng.random() < 0.25:
-            note = f'<p class="caption" data-region="text">{self.words(self.author.words(4, 24))}.</p>'
+            note = (
+                f'<p class="caption" data-region="text">{self.words(self.author.words(4, 24))}.</p>'
+            )
         inner = self.bare_table(rows, width)
         above, below = (caption, note) if style.caption_above else ("", note + caption)
         return f'<div class="float">{above}{inner}{below}</div>'
@@ -476,7 +517,7 @@ class Composer:
             if columns > 2 and sum(map(bool, row)) == 1 and row[0]:
                 return f'<td colspan="{columns}" style="{span}">{escape(row[0])}</td>'
             return "".join(
-                f'<td{f" style=text-align:{numeric}" if i else ""}>{escape(cell)}</td>'
+                f"<td{f' style=text-align:{numeric}' if i else ''}>{escape(cell)}</td>"
                 for i, cell in enumerate(row)
             )
 
@@ -486,12 +527,18 @@ class Composer:
             split = int(rng.integers(1, columns - 1))
             over = (
                 f'<tr><td></td><td colspan="{split}" style="text-align:center">{escape(self.author.words(1, 3))}</td>'
-                + (f'<td colspan="{columns - 1 - split}" style="text-align:center">{escape(self.author.words(1, 3))}</td>')
+                + (
+                    f'<td colspan="{columns - 1 - split}" style="text-align:center">{escape(self.author.words(1, 3))}</td>'
+                )
                 + "</tr>"
             )
         top = "".join(f"<tr>{cells(row)}</tr>" for row in rows[:head])
         body = "".join(f"<tr>{cells(row)}</tr>" for row in rows[head:])
-        wide = f"width:{100 if rng.random() < 0.7 else rng.integers(55, 100)}%" if rng.random() < 0.8 else ""
+        wide = (
+            f"width:{100 if rng.random() < 0.7 else rng.integers(55, 100)}%"
+            if rng.random() < 0.8
+            else ""
+        )
         size = rng.choice([1, 1, 0.9, 0.8])
         padding = rng.choice([0, 0, 0.15, 0.4])
         place = pick(rng, ("", "", "margin:0 auto"))
@@ -500,5 +547,3 @@ class Composer:
             f'<table style="{wide};max-width:100%;font-size:{0.88 * size:.2f}em;line-height:{1.2 + padding};{place}" '
             f'data-region="table">{thead}<tbody>{body}</tbody></table>'
         )
-
-

@@ -79,7 +79,9 @@ def test_scans_differ_by_seed_alone_and_keep_outlines_on_their_regions():
     scans = [scan_page(page, OUTLINES, np.random.default_rng(seed), page) for seed in range(60)]
     again = scan_page(page, OUTLINES, np.random.default_rng(7), page)
     assert (again.pixels == scans[7].pixels).all()
-    changed = sum((each.pixels.shape != page.shape) or (each.pixels != page).any() for each in scans)
+    changed = sum(
+        (each.pixels.shape != page.shape) or (each.pixels != page).any() for each in scans
+    )
     assert 25 < changed < 60
     for scan in scans:
         assert scan.pixels.ndim == 2 and scan.pixels.dtype == np.uint8

@@ -26,13 +26,20 @@ def test_no_family_is_on_both_sides():
 def test_a_family_has_the_letters_of_its_script():
     for script, faces in find_typefaces().items():
         listed = subprocess.run(
-            ["fc-list", f":charset={ord(SCRIPTS[script]):x}", "family"], capture_output=True, text=True
+            ["fc-list", f":charset={ord(SCRIPTS[script]):x}", "family"],
+            capture_output=True,
+            text=True,
         ).stdout
         assert all(name in listed for name in faces.text)
 
 
 def test_faces_are_sorted_by_what_they_serve(monkeypatch):
-    listed = [("Plain Serif", True), ("Thin Sans", False), ("Joe Handwriting", True), ("Noto Emoji", True)]
+    listed = [
+        ("Plain Serif", True),
+        ("Thin Sans", False),
+        ("Joe Handwriting", True),
+        ("Noto Emoji", True),
+    ]
     monkeypatch.setattr(typefaces, "_families", lambda letter: listed)
     monkeypatch.setattr(typefaces, "held_back", lambda family: False)
     monkeypatch.setattr(typefaces.shutil, "which", lambda _: "fc-list")

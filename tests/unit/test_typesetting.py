@@ -32,12 +32,16 @@ def ink(pixels, region, margin=0):
 
 
 def zone(inner, css=""):
-    return f'<div class="zone" style="left:50px;top:60px;width:500px;height:300px;{css}">{inner}</div>'
+    return (
+        f'<div class="zone" style="left:50px;top:60px;width:500px;height:300px;{css}">{inner}</div>'
+    )
 
 
 @needs_chromium
 def test_a_paragraph_is_where_its_ink_is(typesetter):
-    text = '<p data-region="text">Hpgjy Typography of lines that fill more than one line of this column</p>'
+    text = (
+        '<p data-region="text">Hpgjy Typography of lines that fill more than one line of type</p>'
+    )
     pixels, [region] = typesetter.set_page(STYLE + zone(text), 600, 800)
     assert pixels.shape == (800, 600, 3)
     assert region.class_name == "text"
@@ -50,14 +54,18 @@ def test_a_paragraph_is_where_its_ink_is(typesetter):
 @needs_chromium
 @pytest.mark.parametrize("word", ["nnn", "Hlp", "ggg"])
 def test_a_line_is_as_high_as_its_type_whatever_its_letters(typesetter, word):
-    _, [region] = typesetter.set_page(STYLE + zone(f'<h1 style="font-size:30px" data-region="title">{word}</h1>'), 600, 800)
+    _, [region] = typesetter.set_page(
+        STYLE + zone(f'<h1 style="font-size:30px" data-region="title">{word}</h1>'), 600, 800
+    )
     assert np.ptp(region.outline[:, 1]) == pytest.approx(30, abs=0.1)
 
 
 @needs_chromium
 def test_a_paragraph_in_two_columns_is_two_regions(typesetter):
     text = f'<p data-region="text">{" ".join(typeset.PROSE * 2)}</p>'
-    pixels, regions = typesetter.set_page(STYLE + zone(text, "column-count:2;column-gap:40px"), 600, 800)
+    pixels, regions = typesetter.set_page(
+        STYLE + zone(text, "column-count:2;column-gap:40px"), 600, 800
+    )
     assert [each.class_name for each in regions] == ["text", "text"]
     first, second = map(box, regions)
     assert first[2] <= 281 and second[0] >= 319
@@ -70,7 +78,9 @@ def test_a_paragraph_in_two_columns_is_two_regions(typesetter):
 
 @needs_chromium
 def test_a_list_is_one_region_with_its_marks_and_what_is_not_marked_is_none(typesetter):
-    items = "".join(f'<div class="item"><span class="mark">{i}.</span><div>item</div></div>' for i in (1, 2, 3))
+    items = "".join(
+        f'<div class="item"><span class="mark">{i}.</span><div>item</div></div>' for i in (1, 2, 3)
+    )
     pixels, [region] = typesetter.set_page(
         STYLE + "<i>Running head</i>" + zone(f'<div data-region="list">{items}</div>'), 600, 800
     )

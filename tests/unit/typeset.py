@@ -41,11 +41,10 @@ def write_texts(folder, articles=3):
         package = folder / f"package{number}"
         package.mkdir(parents=True)
         paragraphs = "".join(
-            f"<p>{' '.join(rng.permutation(PROSE))} Of the year {1700 + 40 * number + i}.</p>" for i in range(40)
+            f"<p>{' '.join(rng.permutation(PROSE))} Of the year {1700 + 40 * number + i}.</p>"
+            for i in range(40)
         )
-        (package / "index.html").write_text(
-            ARTICLE.format(paragraphs=paragraphs), encoding="utf-8"
-        )
+        (package / "index.html").write_text(ARTICLE.format(paragraphs=paragraphs), encoding="utf-8")
         cv2.imwrite(str(package / "map.png"), rng.integers(0, 255, (200, 300, 3), np.uint8))
         cv2.imwrite(str(package / "icon.png"), np.zeros((16, 16), np.uint8))
     return folder

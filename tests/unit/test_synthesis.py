@@ -1,0 +1,118 @@
+"""Synthetic pages: gathered, made, written as COCO that training reads; the same seed, the same pages."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import typeset
+from typeset import needs_chromium
+
+from scanmill.annotations import PART_PAGES, read_annotations, synthetic_parts
+from scanmill.coco import make_dataset
+from scanmill.errors import UserError
+from scanmill.materials import MOST_SIDE, gather, load_materials
+from scanmill.synthesis import CLASSES, annotate, make_page, part_seed, synthesize_pages
+from scanmill.typesetting import Typesetter
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("synthesis")
+    sources = {
+        "texts": [str(typeset.write_texts(folder / "texts")), str(folder / "not there")],
+        "pictures": [str(typeset.write_pictures(folder / "pictures"))],
+        "translations": [],
+    }
+    gather(sources, folder / "materials")
+    return folder
+
+
+def test_pictures_are_reduced_and_what_is_none_is_left_out(folder):
+    names = sorted(path.name for path in (folder / "materials/pictures").iterdir())
+    assert len(names) == 6 and sum(name.startswith("picture-") for name in names) == 3
+    for name in names:
+        image = cv2.imread(str(folder / "materials/pictures" / name))
+        assert max(image.shape) <= MOST_SIDE
+        assert image.shape[1] == round(1.5 * image.shape[0])
+
+
+@pytest.mark.parametrize(("left", "what"), [("texts", "article"), ("pictures", "picture")])
+def test_without_materials_the_error_says_what_is_missing(tmp_path, left, what):
+    sources = {"texts": [], "pictures": [], "translations": []}
+    if what == "picture":
+        texts = typeset.write_texts(tmp_path / "texts", 1)
+        (texts / "package0" / "map.png").unlink()
+        (texts / "package0" / "icon.png").unlink()
+        sources["texts"] = [str(texts)]
+    with pytest.raises(UserError, match=f"no {what}.*make synthesis-packages"):
+        gather(sources, tmp_path / "materials")
+    with pytest.raises(UserError, match="no materials"):
+        load_materials(tmp_path / "elsewhere")
+
+
+@needs_chromium
+def test_pages_are_written_as_coco_that_training_reads(folder):
+    materials = load_materials(folder / "materials")
+    assert set(materials.sentences) == {"Latn"} and len(materials.sentences["Latn"]) > 150
+    counts = synthesize_pages(materials, folder / "pages", "train-000", 12, 5)
+    path = folder / "pages/train-000.json"
+    content = json.loads(path.read_text())
+    assert [each["name"] for each in content["categories"]] == list(CLASSES)
+    assert len(content["images"]) == 12
+    assert len(content["annotations"]) == sum(counts.values()) > 30
+    for image in content["images"]:
+        pixels = cv2.imread(str(folder / "pages" / image["file_name"]), cv2.IMREAD_UNCHANGED)
+        assert pixels.shape == (image["height"], image["width"])
+    splits = {"train": [str(path)], "val": [], "test": []}
+    dataset = make_dataset(read_annotations([str(path)]), {"annotations": {**splits, "val": []}} | {
+        "annotations": [str(path)], "split": {"train": 0.7, "val": 0.3, "test": 0}, "classes": list(CLASSES)
+    })  # fmt: skip
+    assert len(dataset.images) == 12 and all(each.grey for each in dataset.images)
+    kinds = {problem.kind for problem in dataset.problems if problem.severity == "error"}
+    assert not kinds
+
+
+@needs_chromium
+def test_equal_seeds_give_equal_pages(folder):
+    materials = load_materials(folder / "materials")
+    for name in ("a", "b"):
+        synthesize_pages(materials, folder / name, "val-000", 3, 9)
+    contents = [(folder / name / "val-000.json").read_bytes() for name in ("a", "b")]
+    assert contents[0] == contents[1]
+    for number in range(1, 4):
+        images = [(folder / name / f"val-000/{number:05d}.jpg").read_bytes() for name in ("a", "b")]
+        assert images[0] == images[1]
+
+
+@needs_chromium
+def test_a_page_does_not_depend_on_those_before_it_but_for_what_shows_through(folder):
+    materials = load_materials(folder / "materials")
+    with Typesetter() as typesetter:
+        first, clean = make_page(typesetter, materials, (3, 7))
+        make_page(typesetter, materials, (3, 8))
+        again, _ = make_page(typesetter, materials, (3, 7))
+        bare, _ = make_page(typesetter, materials, (3, 7), scanned=False)
+    assert (first.pixels == again.pixels).all()
+    assert [each.class_name for each in bare.regions] and (bare.pixels == clean).all()
+
+
+def test_a_region_is_annotated_in_pixels():
+    outline = np.array([[10, 20], [110, 20], [110, 60], [10, 60]], float)
+    entry = annotate(7, 3, 2, outline)
+    assert entry["bbox"] == [10, 20, 100, 40] and entry["area"] == 4000
+    assert entry["segmentation"] == [[10, 20, 110, 20, 110, 60, 10, 60]]
+    assert (entry["id"], entry["image_id"], entry["category_id"], entry["iscrowd"]) == (7, 3, 2, 0)
+
+
+def test_parts_have_all_pages_and_seeds_of_their_own():
+    parts = synthetic_parts({"train": 2 * PART_PAGES + 1, "val": 30, "test": PART_PAGES, "seed": 4})
+    assert parts == {
+        "train-000": PART_PAGES,
+        "train-001": PART_PAGES,
+        "train-002": 1,
+        "val-000": 30,
+        "test-000": PART_PAGES,
+    }
+    seeds = {part_seed(part, seed) for part in parts for seed in (0, 1)}
+    assert len(seeds) == 2 * len(parts)
