@@ -22,6 +22,7 @@ import numpy as np
 import pypdfium2
 from make_demo_archive import A4, LETTER, Region, age_page, draw_document
 
+from scanmill.annotations import annotate
 from scanmill.augmentation import rotate
 from scanmill.errors import UserError
 from scanmill.maintenance import run_tool
@@ -38,6 +39,8 @@ ASKEW = 6.0
 #: Share of pictures that are vignettes, corners of their outlines, grey of the ground they stand on.
 VIGNETTES, CORNERS, GROUND = 0.5, 40, 0.82
 JPEG_QUALITY = 85
+#: Decimals of pixels that are kept of outlines.
+DECIMALS = 2
 
 
 def draw_page(
@@ -116,22 +119,6 @@ def draw_pages(count: int, split: str, first: int, seed: int) -> Iterator[tuple[
                 yield image, data, list(zip(ids, outlines, strict=True))
 
 
-def annotate(number: int, image_id: int, category_id: int, outline: np.ndarray) -> dict:
-    """COCO's entry of a region with the outline (P, 2)."""
-    points = np.round(outline.astype(float), 2)
-    x, y = points.T
-    low, high = points.min(axis=0), points.max(axis=0)
-    return {
-        "id": number,
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": [*low.tolist(), *np.round(high - low, 2).tolist()],
-        "area": round(abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2, 2),
-        "iscrowd": 0,
-        "segmentation": [points.reshape(-1).tolist()],
-    }
-
-
 def make_pages(folder: Path, pages: Sequence[int] = PAGES, seed: int = 0) -> None:
     """Write `folder`: images/, train.json, val.json, test.json, as `prepare_dataset` writes them.
 
@@ -154,7 +141,8 @@ def make_pages(folder: Path, pages: Sequence[int] = PAGES, seed: int = 0) -> Non
             content["images"].append({"id": images, **image})
             for category_id, outline in regions:
                 objects += 1
-                content["annotations"].append(annotate(objects, images, category_id, outline))
+                entry = annotate(objects, images, category_id, outline, DECIMALS)
+                content["annotations"].append(entry)
         documents += math.ceil(count / PAGES_PER_DOCUMENT)
         (draft / f"{split}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
     draft.rename(folder)

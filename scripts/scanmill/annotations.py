@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+import numpy as np
+
 from scanmill.errors import UserError
 from scanmill.regions import Box
 from scanmill.splits import SPLITS
@@ -334,6 +336,29 @@ def polygon_area(polygon: Polygon) -> float:
     """The area of a polygon that does not cross itself (shoelace formula)."""
     points = [*zip(polygon[::2], polygon[1::2], strict=True), polygon[:2]]
     return abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(points))) / 2
+
+
+def outline_area(outline: np.ndarray) -> float:
+    """The same of an outline (P, 2)."""
+    x, y = outline.T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
+def annotate(
+    number: int, image_id: int, category_id: int, outline: np.ndarray, decimals: int = 1
+) -> dict[str, Any]:
+    """COCO's entry of a region with the outline (P, 2), of whose pixels so many decimals stay."""
+    points = np.round(outline.astype(float), decimals)
+    low, high = points.min(axis=0), points.max(axis=0)
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": np.round([*low, *(high - low)], decimals).tolist(),
+        "area": round(outline_area(points), decimals),
+        "iscrowd": 0,
+        "segmentation": [points.reshape(-1).tolist()],
+    }
 
 
 def _outline(numbers: list[float]) -> Polygon:

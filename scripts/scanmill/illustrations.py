@@ -11,6 +11,8 @@ from html import escape
 
 import numpy as np
 
+from scanmill.markup import shape
+
 Words = Callable[[int, int], str]
 
 _PALETTES = (
@@ -25,30 +27,30 @@ _PALETTES = (
 
 def draw_figure(width: float, height: float, words: Words, rng: np.random.Generator) -> str:
     """An <svg> of one figure, which may have several panels."""
-    kinds = (draw_plot, draw_plot, draw_bars, draw_bars, draw_scatter, draw_boxes, draw_pie)
-    kinds += (draw_flow, draw_flow, draw_tree, draw_blots, draw_heat_map, draw_map, draw_line_art)
     palette = _PALETTES[rng.integers(len(_PALETTES))]
     panels = _panels(width, height, rng)
-    same = kinds[rng.integers(len(kinds))] if rng.random() < 0.6 else None
-    parts = []
+    same = _KINDS[rng.integers(len(_KINDS))] if rng.random() < 0.6 else None
     letters = "ABCDEFGHIJKLMNOP" if rng.random() < 0.5 else "abcdefghijklmnop"
     labelled = len(panels) > 1 and rng.random() < 0.75
-    for number, (x, y, w, h) in enumerate(panels):
-        draw = same or kinds[rng.integers(len(kinds))]
-        parts.append(
-            f'<g transform="translate({x:.1f} {y:.1f})">{draw(w, h, words, palette, rng)}</g>'
-        )
+    parts = []
+    for letter, (x, y, w, h) in zip(letters, panels, strict=False):
+        draw = same or _KINDS[rng.integers(len(_KINDS))]
+        parts.append(_moved(x, y, draw(w, h, words, palette, rng)))
         if labelled:
-            parts.append(_label(x + 2, y + 10, letters[number], 13, "start", "bold"))
+            parts.append(_label(x + 2, y + 10, letter, 13.0, "start", "bold"))
     ground = ""
     if rng.random() < 0.12:
-        ground = f'<rect width="{width:.0f}" height="{height:.0f}" fill="#f1f1ee"/>'
+        ground = shape("rect", width=f"{width:.0f}", height=f"{height:.0f}", fill="#f1f1ee")
     if rng.random() < 0.15:
-        ground += f'<rect x=".5" y=".5" width="{width - 1:.0f}" height="{height - 1:.0f}" fill="none" stroke="#333"/>'
-    return (
-        f'<svg width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'font-family="{("sans-serif", "Liberation Sans", "serif")[rng.integers(3)]}">'
-        f"{ground}{''.join(parts)}</svg>"
+        inside = {"width": f"{width - 1:.0f}", "height": f"{height - 1:.0f}"}
+        ground += shape("rect", x=".5", y=".5", **inside, fill="none", stroke="#333")
+    return shape(
+        "svg",
+        ground + "".join(parts),
+        width=f"{width:.0f}",
+        height=f"{height:.0f}",
+        viewBox=f"0 0 {width:.0f} {height:.0f}",
+        font_family=("sans-serif", "Liberation Sans", "serif")[rng.integers(3)],
     )
 
 
@@ -64,13 +66,34 @@ def _panels(width: float, height: float, rng: np.random.Generator) -> list[tuple
 def _label(
     x: float, y: float, text: str, size: float, anchor: str = "middle", weight: str = "normal"
 ) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:.1f}" text-anchor="{anchor}" '
-        f'font-weight="{weight}">{escape(text)}</text>'
-    )
+    place = {"x": x, "y": y, "font_size": size, "text_anchor": anchor, "font_weight": weight}
+    return shape("text", escape(text), **place)
+
+
+def _moved(x: float, y: float, inner: str) -> str:
+    return shape("g", inner, transform=f"translate({x:.1f} {y:.1f})")
+
+
+def _rect(x: float, y: float, width: float, height: float, **look: object) -> str:
+    return shape("rect", x=x, y=y, width=width, height=height, **look)
+
+
+def _path(steps: str, stroke: str = "#222", **look: object) -> str:
+    return shape("path", d=steps, stroke=stroke, **look)
+
+
+def _at(x: float, y: float) -> str:
+    """A point within a path."""
+    return f"{x:.1f} {y:.1f}"
+
+
+def _through(xs: Sequence[float], ys: Sequence[float]) -> str:
+    """A path of straight lines."""
+    return "M" + "L".join(map(_at, xs, ys))
 
 
 def _size(width: float, height: float) -> float:
+    """Of letters."""
     return float(np.clip(min(width, height) / 22, 5, 11))
 
 
@@ -80,48 +103,47 @@ def _axes(
     """The box within axes, and the axes."""
     size = _size(w, h)
     left, top, right, bottom = 4.2 * size, 1.8 * size, w - size, h - 3.4 * size
-    parts = []
     if rng.random() < 0.5:
-        parts.append(
-            f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" '
-            'fill="none" stroke="#222"/>'
-        )
+        parts = [_rect(left, top, right - left, bottom - top, fill="none", stroke="#222")]
     else:
-        parts.append(
-            f'<path d="M{left:.1f} {top:.1f}V{bottom:.1f}H{right:.1f}" fill="none" stroke="#222"/>'
-        )
-    ticks = int(rng.integers(3, 8))
-    grid = rng.random() < 0.3
-    scale = 10 ** int(rng.integers(-1, 4))
-    for i in range(ticks):
-        x, y = left + (right - left) * i / (ticks - 1), bottom - (bottom - top) * i / (ticks - 1)
-        parts.append(f'<path d="M{left:.1f} {y:.1f}h-3M{x:.1f} {bottom:.1f}v3" stroke="#222"/>')
-        parts.append(_label(left - 5, y + size / 3, f"{i * scale:g}", size, "end"))
-        parts.append(_label(x, bottom + 1.3 * size, f"{i * 5 * scale:g}", size))
-        if grid:
-            parts.append(
-                f'<path d="M{left:.1f} {y:.1f}H{right:.1f}" stroke="#ccc" stroke-width=".6"/>'
-            )
+        parts = [_path(f"M{_at(left, top)}V{bottom:.1f}H{right:.1f}", fill="none")]
+    parts.append(_ticks((left, top, right, bottom), size, rng))
     parts.append(_label((left + right) / 2, h - 0.5 * size, words(1, 4)[:34], 1.1 * size))
     x, y = 1.1 * size, (top + bottom) / 2
-    parts.append(
-        f'<g transform="rotate(-90 {x:.1f} {y:.1f})">{_label(x, y, words(1, 3)[:26], 1.1 * size)}</g>'
-    )
+    name = _label(x, y, words(1, 3)[:26], 1.1 * size)
+    parts.append(shape("g", name, transform=f"rotate(-90 {x:.1f} {y:.1f})"))
     if rng.random() < 0.4:
-        parts.append(
-            _label((left + right) / 2, 1.2 * size, words(2, 5)[:40], 1.2 * size, "middle", "bold")
-        )
+        text = words(2, 5)[:40]
+        parts.append(_label((left + right) / 2, 1.2 * size, text, 1.2 * size, weight="bold"))
     return (left, top, right, bottom), "".join(parts)
 
 
+def _ticks(box: Sequence[float], size: float, rng: np.random.Generator) -> str:
+    """Ticks at both axes with their numbers, and lines across now and then."""
+    left, top, right, bottom = box
+    count = int(rng.integers(3, 8))
+    grid = rng.random() < 0.3
+    scale = 10 ** int(rng.integers(-1, 4))
+    parts = ""
+    for i in range(count):
+        x, y = left + (right - left) * i / (count - 1), bottom - (bottom - top) * i / (count - 1)
+        parts += _path(f"M{_at(left, y)}h-3M{_at(x, bottom)}v3")
+        parts += _label(left - 5, y + size / 3, f"{i * scale:g}", size, "end")
+        parts += _label(x, bottom + 1.3 * size, f"{i * 5 * scale:g}", size)
+        if grid:
+            parts += _path(f"M{_at(left, y)}H{right:.1f}", "#ccc", stroke_width=".6")
+    return parts
+
+
 def _legend(box: Sequence[float], names: Sequence[str], colors: Sequence[str], size: float) -> str:
-    left, top, right, _ = box
+    _, top, right, _ = box
     x, y = right - 9 * size, top + size
-    return "".join(
-        f'<rect x="{x:.1f}" y="{y + i * 1.4 * size:.1f}" width="{size:.1f}" height="{size * 0.7:.1f}" fill="{color}"/>'
-        + _label(x + 1.4 * size, y + i * 1.4 * size + 0.7 * size, name[:12], size, "start")
-        for i, (name, color) in enumerate(zip(names, colors, strict=False))
-    )
+    parts = ""
+    for i, (name, color) in enumerate(zip(names, colors, strict=False)):
+        line = y + i * 1.4 * size
+        parts += _rect(x, line, size, size * 0.7, fill=color)
+        parts += _label(x + 1.4 * size, line + 0.7 * size, name[:12], size, "start")
+    return parts
 
 
 def draw_plot(
@@ -138,26 +160,26 @@ def draw_plot(
         xs = np.linspace(left, right, points)
         ys = bottom - values * (bottom - top)
         if steps:
-            path = f"M{xs[0]:.1f} {ys[0]:.1f}" + "".join(
-                f"H{x:.1f}V{y:.1f}" for x, y in zip(xs[1:], ys[1:], strict=True)
-            )
+            more = zip(xs[1:], ys[1:], strict=True)
+            path = f"M{_at(xs[0], ys[0])}" + "".join(f"H{x:.1f}V{y:.1f}" for x, y in more)
         else:
-            path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in zip(xs, ys, strict=True))
+            path = _through(xs, ys)
+        color = colors[i % 4]
         dash = ("", "4 2", "1 2", "6 2 1 2")[i % 4] if rng.random() < 0.5 else ""
-        parts += (
-            f'<path d="{path}" fill="none" stroke="{colors[i % 4]}" stroke-dasharray="{dash}" '
-            f'stroke-width="{rng.uniform(0.8, 2):.1f}"/>'
-        )
+        width = rng.uniform(0.8, 2)
+        parts += _path(path, color, fill="none", stroke_dasharray=dash, stroke_width=width)
         if points < 30 and rng.random() < 0.6:
-            parts += "".join(
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.4" fill="{colors[i % 4]}"/>'
-                for x, y in zip(xs, ys, strict=True)
-            )
+            parts += _dots(xs, ys, 2.4, fill=color)
     if rng.random() < 0.5:
-        parts += _legend(
-            (left, top, right, bottom), [words(1, 2) for _ in range(curves)], colors, _size(w, h)
-        )
+        names = [words(1, 2) for _ in range(curves)]
+        parts += _legend((left, top, right, bottom), names, colors, _size(w, h))
     return parts
+
+
+def _dots(xs: Sequence[float], ys: Sequence[float], radius: float, **look: object) -> str:
+    return "".join(
+        shape("circle", cx=x, cy=y, r=radius, **look) for x, y in zip(xs, ys, strict=True)
+    )
 
 
 def draw_bars(
@@ -174,14 +196,14 @@ def draw_bars(
             length = rng.uniform(0.1, 0.9) * long
             at = g * slot + slot * 0.15 + s * slot * 0.7 / series
             thick = slot * 0.7 / series * 0.92
-            fill = f'fill="{colors[s % 4]}" stroke="#222" stroke-width=".5"'
+            look = {"fill": colors[s % 4], "stroke": "#222", "stroke_width": ".5"}
             if lying:
-                parts += f'<rect x="{left:.1f}" y="{top + at:.1f}" width="{length:.1f}" height="{thick:.1f}" {fill}/>'
+                parts += _rect(left, top + at, length, thick, **look)
                 continue
-            parts += f'<rect x="{left + at:.1f}" y="{bottom - length:.1f}" width="{thick:.1f}" height="{length:.1f}" {fill}/>'
+            parts += _rect(left + at, bottom - length, thick, length, **look)
             if errors:
                 x = left + at + thick / 2
-                parts += f'<path d="M{x:.1f} {bottom - length - 6:.1f}v12m-3 0h6m-6-12h6" stroke="#222"/>'
+                parts += _path(f"M{_at(x, bottom - length - 6)}v12m-3 0h6m-6-12h6")
     return parts
 
 
@@ -195,15 +217,10 @@ def draw_scatter(
         xs = rng.beta(2, 2, count)
         ys = np.clip(0.5 + slope * (xs - 0.5) + rng.normal(0, 0.13, count), 0, 1)
         radius = rng.uniform(1, 3)
-        parts += "".join(
-            f'<circle cx="{left + x * (right - left):.1f}" cy="{bottom - y * (bottom - top):.1f}" '
-            f'r="{radius:.1f}" fill="{colors[i % 4]}" fill-opacity=".7"/>'
-            for x, y in zip(xs, ys, strict=True)
-        )
+        xs, ys = left + xs * (right - left), bottom - ys * (bottom - top)
+        parts += _dots(xs, ys, radius, fill=colors[i % 4], fill_opacity=".7")
     if rng.random() < 0.4:
-        parts += (
-            f'<path d="M{left:.1f} {bottom - 20:.1f}L{right:.1f} {top + 20:.1f}" stroke="#222"/>'
-        )
+        parts += _path(f"M{_at(left, bottom - 20)}L{_at(right, top + 20)}")
     return parts
 
 
@@ -215,15 +232,14 @@ def draw_boxes(
     count = int(rng.integers(2, 9))
     slot = (right - left) / count
     for i in range(count):
-        low, first, middle, third, high = np.sort(rng.uniform(0.05, 0.95, 5))
         x, tall = left + (i + 0.5) * slot, bottom - top
-        y = [bottom - each * tall for each in (low, first, middle, third, high)]
-        parts += (
-            f'<path d="M{x:.1f} {y[0]:.1f}V{y[1]:.1f}M{x:.1f} {y[3]:.1f}V{y[4]:.1f}" stroke="#222"/>'
-            f'<rect x="{x - slot / 4:.1f}" y="{y[3]:.1f}" width="{slot / 2:.1f}" height="{y[1] - y[3]:.1f}" '
-            f'fill="{colors[i % 4] if rng.random() < 0.5 else "#fff"}" stroke="#222"/>'
-            f'<path d="M{x - slot / 4:.1f} {y[2]:.1f}h{slot / 2:.1f}" stroke="#222" stroke-width="2"/>'
-        )
+        # From the least value up to the most; the box is of the middle half.
+        low, first, middle, third, high = bottom - np.sort(rng.uniform(0.05, 0.95, 5)) * tall
+        parts += _path(f"M{_at(x, low)}V{first:.1f}M{_at(x, third)}V{high:.1f}")
+        fill = colors[i % 4] if rng.random() < 0.5 else "#fff"
+        box = (x - slot / 4, third, slot / 2, first - third)
+        parts += _rect(*box, fill=fill, stroke="#222")
+        parts += _path(f"M{_at(x - slot / 4, middle)}h{slot / 2:.1f}", stroke_width=2)
     return parts
 
 
@@ -233,8 +249,7 @@ def draw_pie(
     """Pies with their shares named, as many side by side as fill the place."""
     count = max(1, round(w / h / 1.1))
     return "".join(
-        f'<g transform="translate({i * w / count:.1f} 0)">{_one_pie(w / count, h, words, colors, rng)}</g>'
-        for i in range(count)
+        _moved(i * w / count, 0, _one_pie(w / count, h, words, colors, rng)) for i in range(count)
     )
 
 
@@ -248,18 +263,14 @@ def _one_pie(
     for i, share in enumerate(rng.dirichlet(np.ones(int(rng.integers(2, 7))) * 2)):
         end = turn + share * 2 * math.pi
         large = int(end - turn > math.pi)
-        parts += (
-            f'<path d="M{x:.1f} {y:.1f}L{x + r * math.cos(turn):.1f} {y + r * math.sin(turn):.1f}'
-            f'A{r:.1f} {r:.1f} 0 {large} 1 {x + r * math.cos(end):.1f} {y + r * math.sin(end):.1f}Z" '
-            f'fill="{colors[i % 4]}" fill-opacity="{1 - 0.12 * i:.2f}" stroke="#fff"/>'
-        )
+        first = _at(x + r * math.cos(turn), y + r * math.sin(turn))
+        last = _at(x + r * math.cos(end), y + r * math.sin(end))
+        sector = f"M{_at(x, y)}L{first}A{_at(r, r)} 0 {large} 1 {last}Z"
+        opacity = f"{1 - 0.12 * i:.2f}"
+        parts += _path(sector, "#fff", fill=colors[i % 4], fill_opacity=opacity)
         middle = (turn + end) / 2
-        parts += _label(
-            x + 1.12 * r * math.cos(middle),
-            y + 1.12 * r * math.sin(middle),
-            f"{100 * share:.0f}%",
-            size,
-        )
+        right, below = 1.12 * r * math.cos(middle), 1.12 * r * math.sin(middle)
+        parts += _label(x + right, y + below, f"{100 * share:.0f}%", size)
         line = y - 0.8 * r + 1.6 * i * size
         parts += _label(w - 2, line, words(1, 2)[:12], size, "end")
         turn = end
@@ -283,24 +294,17 @@ def draw_flow(
             if rng.random() < 0.12:
                 continue
             x, y = c * slot_w + slot_w * 0.12, r * slot_h + slot_h * 0.1
-            parts += (
-                f'<rect x="{x:.1f}" y="{y:.1f}" width="{box_w:.1f}" height="{box_h:.1f}" rx="{round_:.1f}" '
-                f'fill="{fill}" stroke="#222"/>'
-            )
+            parts += _rect(x, y, box_w, box_h, rx=round_, fill=fill, stroke="#222")
             letters = max(4, int(box_w / size * 1.7))
             for line in range(max(1, min(3, int(box_h / size / 1.4)))):
-                parts += _label(
-                    x + box_w / 2,
-                    y + box_h / 2 + (line - 0.6) * 1.2 * size,
-                    words(1, 4)[:letters],
-                    size,
-                )
+                below = y + box_h / 2 + (line - 0.6) * 1.2 * size
+                parts += _label(x + box_w / 2, below, words(1, 4)[:letters], size)
             if r + 1 < rows:
-                arrow = f"M{x + box_w / 2:.1f} {y + box_h:.1f}v{slot_h - box_h:.1f}m-3-5l3 5l3-5"
-                parts += f'<path d="{arrow}" fill="none" stroke="#222"/>'
+                arrow = f"M{_at(x + box_w / 2, y + box_h)}v{slot_h - box_h:.1f}m-3-5l3 5l3-5"
+                parts += _path(arrow, fill="none")
             elif c + 1 < columns:
-                arrow = f"M{x + box_w:.1f} {y + box_h / 2:.1f}h{slot_w - box_w:.1f}m-5-3l5 3l-5 3"
-                parts += f'<path d="{arrow}" fill="none" stroke="#222"/>'
+                arrow = f"M{_at(x + box_w, y + box_h / 2)}h{slot_w - box_w:.1f}m-5-3l5 3l-5 3"
+                parts += _path(arrow, fill="none")
     return parts
 
 
@@ -321,9 +325,7 @@ def draw_tree(
         at = int(rng.integers(len(nodes) - 1))
         (x1, y1), (x2, y2) = nodes[at], nodes[at + 1]
         x = max(4, min(x1 - 2, x2 - 2, reach * (len(nodes) - 2) / count * rng.uniform(0.8, 1)))
-        parts += (
-            f'<path d="M{x1:.1f} {y1:.1f}H{x:.1f}V{y2:.1f}H{x2:.1f}" fill="none" stroke="#222"/>'
-        )
+        parts += _path(f"M{_at(x1, y1)}H{x:.1f}V{y2:.1f}H{x2:.1f}", fill="none")
         nodes[at : at + 2] = [(x, (y1 + y2) / 2)]
     return parts
 
@@ -337,20 +339,21 @@ def draw_blots(
     lanes = int(rng.integers(3, 12))
     left, tall = w * 0.22, h / strips
     dark = rng.random() < 0.3
+    ground, ink = ("#222", "#eee") if dark else ("#d4d4d4", "#111")
     parts = ""
     for s in range(strips):
         y = s * tall + 2
-        parts += (
-            f'<rect x="{left:.1f}" y="{y:.1f}" width="{w - left:.1f}" height="{tall - 5:.1f}" '
-            f'fill="{"#222" if dark else "#d4d4d4"}"/>'
-        )
+        parts += _rect(left, y, w - left, tall - 5, fill=ground)
         parts += _label(left - 4, y + tall / 2, words(1, 1)[:9], size, "end")
         for lane in range(lanes):
-            x = left + (lane + 0.5) * (w - left) / lanes
-            parts += (
-                f'<ellipse cx="{x:.1f}" cy="{y + tall * 0.45:.1f}" rx="{0.35 * (w - left) / lanes:.1f}" '
-                f'ry="{min(4, tall / 6):.1f}" fill="{"#eee" if dark else "#111"}" '
-                f'fill-opacity="{rng.uniform(0.05, 1):.2f}"/>'
+            parts += shape(
+                "ellipse",
+                cx=left + (lane + 0.5) * (w - left) / lanes,
+                cy=y + tall * 0.45,
+                rx=0.35 * (w - left) / lanes,
+                ry=min(4.0, tall / 6),
+                fill=ink,
+                fill_opacity=f"{rng.uniform(0.05, 1):.2f}",
             )
     return parts
 
@@ -369,10 +372,8 @@ def draw_heat_map(
         if named:
             parts += _label(left - 3, (r + 0.7) * ch, words(1, 1)[:10], min(size, ch), "end")
         for c in range(columns):
-            parts += (
-                f'<rect x="{left + c * cw:.1f}" y="{r * ch:.1f}" width="{cw:.1f}" height="{ch:.1f}" '
-                f'fill="hsl({hue} {saturation}% {rng.integers(20, 98)}%)"/>'
-            )
+            fill = f"hsl({hue} {saturation}% {rng.integers(20, 98)}%)"
+            parts += _rect(left + c * cw, r * ch, cw, ch, fill=fill)
     return parts
 
 
@@ -382,14 +383,7 @@ def _blob(x: float, y: float, radius: float, rng: np.random.Generator, corners: 
         1 + 0.25 * np.sin(turns * rng.integers(2, 6) + rng.uniform(0, 6)) * rng.random()
     )
     radii *= rng.normal(1, 0.06, corners)
-    return (
-        "M"
-        + "L".join(
-            f"{x + r * math.cos(t):.1f} {y + r * math.sin(t):.1f}"
-            for r, t in zip(radii, turns, strict=True)
-        )
-        + "Z"
-    )
+    return _through(x + radii * np.cos(turns), y + radii * np.sin(turns)) + "Z"
 
 
 def draw_map(
@@ -398,18 +392,19 @@ def draw_map(
     """Outlines of lands, rivers, places with names."""
     size = _size(w, h)
     grey = rng.random() < 0.6
-    parts = f'<rect width="{w:.0f}" height="{h:.0f}" fill="{"#fff" if grey else "#dfeaf2"}" stroke="#222"/>'
+    sea = "#fff" if grey else "#dfeaf2"
+    parts = shape("rect", width=f"{w:.0f}", height=f"{h:.0f}", fill=sea, stroke="#222")
     for _ in range(int(rng.integers(2, 9))):
         x, y = rng.uniform(0.15, 0.85) * w, rng.uniform(0.15, 0.85) * h
         radius = rng.uniform(0.08, 0.25) * min(w, h)
         fill = f"hsl({rng.integers(40, 120)} {0 if grey else 30}% {rng.integers(70, 97)}%)"
-        parts += f'<path d="{_blob(x, y, radius, rng, 40)}" fill="{fill}" stroke="#333" stroke-width=".8"/>'
+        land = _blob(x, y, radius, rng, 40)
+        parts += _path(land, "#333", fill=fill, stroke_width=".8")
         parts += _label(x, y, words(1, 2)[:16], size)
     for _ in range(int(rng.integers(0, 5))):
         xs = np.linspace(0, w, 14)
         ys = np.clip(rng.uniform(0, h) + np.cumsum(rng.normal(0, h / 20, 14)), 2, h - 2)
-        line = "L".join(f"{x:.1f} {y:.1f}" for x, y in zip(xs, ys, strict=True))
-        parts += f'<path d="M{line}" fill="none" stroke="#666"/>'
+        parts += _path(_through(xs, ys), "#666", fill="none")
     return parts
 
 
@@ -422,27 +417,41 @@ def draw_line_art(
     for _ in range(int(rng.integers(2, 7))):
         x, y = rng.uniform(0.25, 0.75) * w, rng.uniform(0.25, 0.75) * h
         radius = rng.uniform(0.12, 0.25) * min(w, h)
-        extent = np.array(
-            [
-                np.minimum(extent[0], (x - radius, y - radius)),
-                np.maximum(extent[1], (x + radius, y + radius)),
-            ]
-        )
+        low = np.minimum(extent[0], (x - radius, y - radius))
+        high = np.maximum(extent[1], (x + radius, y + radius))
+        extent = np.array([low, high])
         if rng.random() < 0.5:
-            shape = _blob(x, y, radius, rng, 30)
+            outline = _blob(x, y, radius, rng, 30)
         else:
-            shape = f"M{x - radius:.1f} {y - radius:.1f}h{2 * radius:.1f}v{2 * radius:.1f}h{-2 * radius:.1f}Z"
-        parts += f'<path d="{shape}" fill="#fff" stroke="#111" stroke-width="{rng.uniform(0.6, 2):.1f}"/>'
+            side = f"{2 * radius:.1f}"
+            outline = f"M{_at(x - radius, y - radius)}h{side}v{side}h-{side}Z"
+        parts += _path(outline, "#111", fill="#fff", stroke_width=rng.uniform(0.6, 2))
         slope = rng.uniform(-1, 1)
         for k in range(int(rng.integers(0, 16))):
-            dx = (k - 8) * radius / 10
-            parts += (
-                f'<path d="M{x + dx:.1f} {y - radius * 0.6:.1f}l{slope * radius:.1f} {radius * 1.1:.1f}" '
-                'stroke="#333" stroke-width=".5"/>'
-            )
+            start = _at(x + (k - 8) * radius / 10, y - radius * 0.6)
+            stroke = f"M{start}l{_at(slope * radius, radius * 1.1)}"
+            parts += _path(stroke, "#333", stroke_width=".5")
         if rng.random() < 0.6:
             parts += _label(x, y, words(1, 2)[:14], size)
     # What is drawn fills its place, or the figure's box would be wider than the figure.
     (left, top), (right, bottom) = extent
-    stretch = (w / (right - left), h / (bottom - top))
-    return f'<g transform="scale({stretch[0]:.4f} {stretch[1]:.4f}) translate({-left:.1f} {-top:.1f})">{parts}</g>'
+    scale = f"scale({w / (right - left):.4f} {h / (bottom - top):.4f})"
+    return shape("g", parts, transform=f"{scale} translate({-left:.1f} {-top:.1f})")
+
+
+_KINDS = (
+    draw_plot,
+    draw_plot,
+    draw_bars,
+    draw_bars,
+    draw_scatter,
+    draw_boxes,
+    draw_pie,
+    draw_flow,
+    draw_flow,
+    draw_tree,
+    draw_blots,
+    draw_heat_map,
+    draw_map,
+    draw_line_art,
+)

@@ -1,8 +1,8 @@
 """What synthetic pages say: articles of blocks, read from documentation that is installed, or made up.
 
-`gather_articles` reads HTML documentation; `gather_phrases` the translations of programs, which are there
-in languages that have no documentation. `Author` writes articles of these sentences: the blocks follow
-one another at random, with the frequencies that it is told.
+`gather_articles` reads HTML documentation; `gather_phrases` the translations of programs, which are
+there in languages that have no documentation. `Author` writes articles of these sentences: the blocks
+follow one another at random, with the frequencies that it is told.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ _SPACE = re.compile(r"\s+")
 _SENTENCE = re.compile(r"(?<=[.!?。！？।؟]) +|(?<=[。！？])")
 #: Parts of pages that are no part of their text.
 _NO_TEXT = ("script", "style", "nav", "header", "footer", "form", "noscript", "svg", "button")
+#: In an element's class, id or role.
+_NAVIGATION = re.compile(r"nav|toc|sidebar|breadcrumb|headerlink|related|menu", re.IGNORECASE)
+_FIGURE = re.compile(r"figure|mediaobject")
 _SCRIPT_RANGES = (
     ("Jpan", 0x3040, 0x30FF),
     ("Kore", 0xAC00, 0xD7AF),
@@ -145,7 +148,7 @@ def read_article(path: Path) -> Iterator[Article]:
             yield Article(script, part)
 
 
-def _text(element: Any, longest: int = LONGEST) -> str:  # noqa: ANN401
+def _text(element: html.HtmlElement, longest: int = LONGEST) -> str:
     words = _SPACE.sub(" ", "".join(element.itertext())).strip()
     words = words.replace("¶", "").replace("\ufffd", "").strip()
     if len(words) > longest:
@@ -163,14 +166,14 @@ def _cut(text: str, longest: int) -> str:
     return kept.strip() or text[:longest]
 
 
-def _blocks(element: Any, folder: Path) -> Iterator[Block]:  # noqa: ANN401
+def _blocks(element: html.HtmlElement, folder: Path) -> Iterator[Block]:
     """The blocks below an element, in their order."""
     for child in element:
         tag = child.tag
         if not isinstance(tag, str) or tag in _NO_TEXT:
             continue
         name = " ".join(filter(None, (child.get("class"), child.get("id"), child.get("role"))))
-        if re.search(r"nav|toc|sidebar|breadcrumb|headerlink|related|menu", name, re.IGNORECASE):
+        if _NAVIGATION.search(name):
             continue
         if tag in _HEADINGS:
             text = _text(child, 160)
@@ -184,7 +187,7 @@ def _blocks(element: Any, folder: Path) -> Iterator[Block]:  # noqa: ANN401
                 yield Block("list", items=items, ordered=tag == "ol")
         elif tag == "table":
             yield from _table(child, folder)
-        elif tag == "figure" or (tag == "div" and re.search(r"figure|mediaobject", name)) or tag == "img":
+        elif tag in ("figure", "img") or (tag == "div" and _FIGURE.search(name)):
             yield from _figure(child, folder)
         elif tag == "pre":
             text = "".join(child.itertext()).strip("\n")[:1200]
@@ -194,7 +197,7 @@ def _blocks(element: Any, folder: Path) -> Iterator[Block]:  # noqa: ANN401
             yield from _blocks(child, folder)
 
 
-def _paragraph(element: Any, folder: Path) -> Iterator[Block]:  # noqa: ANN401
+def _paragraph(element: html.HtmlElement, folder: Path) -> Iterator[Block]:
     pictures = element.findall(".//img")
     text = _text(element)
     if pictures and len(text) < 40:
@@ -203,7 +206,7 @@ def _paragraph(element: Any, folder: Path) -> Iterator[Block]:  # noqa: ANN401
         yield Block("paragraph", text)
 
 
-def _items(element: Any, depth: int = 0) -> tuple:  # noqa: ANN401
+def _items(element: html.HtmlElement, depth: int = 0) -> tuple:
     items = []
     for item in element.findall("li"):
         inner = [each for each in item if each.tag in ("ul", "ol")]
@@ -217,7 +220,7 @@ def _items(element: Any, depth: int = 0) -> tuple:  # noqa: ANN401
     return tuple(items[:25])
 
 
-def _table(element: Any, folder: Path) -> Iterator[Block]:  # noqa: ANN401
+def _table(element: html.HtmlElement, folder: Path) -> Iterator[Block]:
     """A table of data; one that serves to lay out is gone through for what is in it."""
     if element.find(".//table") is not None or element.find(".//ul") is not None:
         yield from _blocks(element, folder)
@@ -237,7 +240,7 @@ def _table(element: Any, folder: Path) -> Iterator[Block]:  # noqa: ANN401
     yield Block("table", text, rows=filled)
 
 
-def _figure(element: Any, folder: Path) -> Iterator[Block]:  # noqa: ANN401
+def _figure(element: html.HtmlElement, folder: Path) -> Iterator[Block]:
     picture = element if element.tag == "img" else element.find(".//img")
     if picture is None:
         yield from _blocks(element, folder)
@@ -292,6 +295,9 @@ def gather_phrases(folders: Iterable[Path], longest: int = 400) -> dict[str, lis
 
 # Articles on disk ---------------------------------------------------------------------------------
 
+#: Fields of a block are left out where they are these.
+_DEFAULTS: Mapping[str, Any] = {**Block._field_defaults, "kind": None}
+
 
 def write_articles(articles: Iterable[Article], path: Path) -> Counter[str]:
     """Write articles as JSON, one in a line; how many there are of each script."""
@@ -300,14 +306,11 @@ def write_articles(articles: Iterable[Article], path: Path) -> Counter[str]:
         for article in articles:
             counts[article.script] += 1
             blocks = [
-                {key: value for key, value in block._asdict().items() if value != default[key]}
+                {key: value for key, value in block._asdict().items() if value != _DEFAULTS[key]}
                 for block in article.blocks
             ]
             file.write(json.dumps([article.script, blocks], ensure_ascii=False) + "\n")
     return counts
-
-
-default: Mapping[str, Any] = {**Block._field_defaults, "kind": None}
 
 
 def read_articles(path: Path) -> list[Article]:
@@ -323,6 +326,18 @@ def read_articles(path: Path) -> list[Article]:
 
 #: Characters of a paragraph: the median, and the standard deviation of the logarithm (log-normal).
 PARAGRAPH, PARAGRAPH_SPREAD = 420, 0.75
+_COLUMNS = (
+    "whole",
+    "decimal",
+    "decimal",
+    "share",
+    "spread",
+    "money",
+    "year",
+    "tick",
+    "words",
+    "word",
+)
 #: As much is said by so many signs of these scripts for each letter of others.
 _DENSE = {"Hans": 0.36, "Hant": 0.36, "Jpan": 0.45, "Kore": 0.5}
 _UNITS = ("", "", "", "%", " mm", " kg", " °C", "*", " a")
@@ -445,21 +460,7 @@ class Author:
 
     def _column(self, kinds: Sequence[str] | None, count: int) -> list[str]:
         rng = self.rng
-        kind = rng.choice(
-            kinds
-            or [
-                "whole",
-                "decimal",
-                "decimal",
-                "share",
-                "spread",
-                "money",
-                "year",
-                "tick",
-                "words",
-                "word",
-            ]
-        )
+        kind = rng.choice(kinds or _COLUMNS)
         size, unit = 10 ** rng.uniform(0, 5), _UNITS[rng.integers(len(_UNITS))]
         decimals = int(rng.integers(1, 4))
         cells = []

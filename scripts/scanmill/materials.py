@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 
 from scanmill.errors import UserError
-from scanmill.layouts import Materials
 from scanmill.manuscripts import gather_articles, gather_phrases, read_articles, write_articles
 from scanmill.progress import logger
+from scanmill.sheets import Materials
 from scanmill.typefaces import find_typefaces
 
 #: Articles of one package, at most.
@@ -41,8 +41,9 @@ def gather(
 ) -> None:
     """Write what is found into `folder`.
 
-    `sources` are folders: `texts` of HTML files and their pictures, `translations` of gettext's, `pictures`
-    of further pictures. Those that are not there are passed over. Raises UserError where nothing is found.
+    `sources` are folders: `texts` of HTML files and their pictures, `translations` of gettext's,
+    `pictures` of further pictures. Those that are not there are passed over. Raises UserError where
+    nothing is found.
     """
     folder.mkdir(parents=True, exist_ok=True)
     texts, translations, pictures = (
@@ -64,9 +65,9 @@ def gather(
     logger.info("pictures: %d", found)
     if not counts or not found:
         raise UserError(
-            f"There is no {'picture' if counts else 'article in HTML'} in the folders of synthesis.texts "
-            "and synthesis.pictures. On Debian, `make synthesis-packages` installs what the shipped "
-            "model was made of."
+            f"There is no {'picture' if counts else 'article in HTML'} in the folders of "
+            "synthesis.texts and synthesis.pictures. On Debian, `make synthesis-packages` installs "
+            "what the shipped model was made of."
         )
 
 

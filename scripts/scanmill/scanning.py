@@ -1,4 +1,4 @@
-"""What printing, age, scanners and files do to a page: its pixels change, and its outlines move with them.
+"""What printing, age, scanners and files do to a page: its pixels change, its outlines move with them.
 
 Steps come in the order in which they befall a page: ink, paper, the book's shape, the scanner, the file.
 Pages and results are grey, (H, W) uint8; outlines are (P, 2) in pixels.
@@ -179,22 +179,26 @@ def _write_on(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             points = (x, y) + np.cumsum(steps, axis=0) * width / 900
             points[:, 1] = y + (points[:, 1] - y) % (0.03 * height)
         else:
-            radius = rng.uniform(0.03, 0.07) * width
-            cv2.circle(
-                page, (int(x), int(y)), int(radius), ink, max(1, int(radius / 14)), cv2.LINE_AA
-            )
-            cv2.putText(page, "".join(rng.choice(list("ABCDE 1890"), 6)), (int(x - radius * 0.8), int(y)),
-                        cv2.FONT_HERSHEY_SIMPLEX, radius / 55, ink, 1, cv2.LINE_AA)  # fmt: skip
+            _stamp(page, (x, y), rng.uniform(0.03, 0.07) * width, ink, rng)
             continue
-        cv2.polylines(
-            page,
-            [np.rint(points).astype(np.int32)],
-            False,
-            ink,
-            int(rng.integers(1, 3)),
-            cv2.LINE_AA,
-        )
+        line = np.rint(points).astype(np.int32)
+        cv2.polylines(page, [line], False, ink, int(rng.integers(1, 3)), cv2.LINE_AA)
     return page
+
+
+def _stamp(
+    page: np.ndarray,
+    middle: tuple[float, float],
+    radius: float,
+    ink: int,
+    rng: np.random.Generator,
+) -> None:
+    """Letters in a circle, onto the page."""
+    x, y = map(int, middle)
+    cv2.circle(page, (x, y), int(radius), ink, max(1, int(radius / 14)), cv2.LINE_AA)
+    text = "".join(rng.choice(list("ABCDE 1890"), 6))
+    start = (int(middle[0] - radius * 0.8), y)
+    cv2.putText(page, text, start, cv2.FONT_HERSHEY_SIMPLEX, radius / 55, ink, 1, cv2.LINE_AA)
 
 
 # Shape --------------------------------------------------------------------------------------------
@@ -274,7 +278,7 @@ def _edge(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """The scanner's black bed, or a strip of the page beside it, at some of the sides."""
-    height, width = page.shape
+    width = page.shape[1]
     sides = [int(rng.uniform(0, 0.06) * width) if rng.random() < 0.6 else 0 for _ in range(4)]
     left, top, right, bottom = sides
     shade = float(rng.integers(0, 60)) if rng.random() < 0.8 else float(rng.integers(60, 255))
@@ -289,7 +293,7 @@ def _edge(
         outside = np.ones(framed.shape, bool)
         outside[top : framed.shape[0] - bottom, left : framed.shape[1] - right] = False
         framed[outside] = np.clip(framed[outside] + noise[outside], 0, 255).astype(np.uint8)
-    return framed, [outline + (left, top) for outline in outlines]
+    return framed, [outline + np.array([left, top]) for outline in outlines]
 
 
 # Scanner and file ---------------------------------------------------------------------------------

@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from scanmill.annotations import annotate, outline_area
 from scanmill.augmentation import clip_polygon
-from scanmill.layouts import KINDS, Materials, compose_page
+from scanmill.layouts import KINDS, compose_page
 from scanmill.progress import logger
 from scanmill.scanning import as_grey, scan_page
+from scanmill.sheets import Materials
 from scanmill.typesetting import SetRegion, Typesetter
 
 #: PubLayNet's classes in PubLayNet's order.
@@ -32,8 +34,6 @@ OVERTURNED = 0.006
 #: A region of which less is in the picture is none.
 LEAST_OF_REGION = 0.5
 JPEG_QUALITY = 85
-#: Decimals of pixels that are kept.
-_DECIMALS = 1
 
 
 class SyntheticPage(NamedTuple):
@@ -76,32 +76,14 @@ def make_page(
     kept = []
     for region, outline in zip(regions, scan.outlines, strict=True):
         inside = clip_polygon(outline.reshape(-1), np.array([0, 0, width, height])).reshape(-1, 2)
-        if len(inside) >= 3 and _area(inside) >= max(4.0, LEAST_OF_REGION * _area(outline)):
+        if len(inside) >= 3 and outline_area(inside) >= max(
+            4.0, LEAST_OF_REGION * outline_area(outline)
+        ):
             kept.append(SetRegion(region.class_name, inside.astype(np.float64)))
     image = scan.pixels
     if rng.random() < OVERTURNED:
         image, kept = np.ascontiguousarray(image[::-1, ::-1]), []
     return SyntheticPage(page.kind, page.script, image, kept), clean
-
-
-def _area(outline: np.ndarray) -> float:
-    x, y = outline.T
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
-
-
-def annotate(number: int, image_id: int, category_id: int, outline: np.ndarray) -> dict[str, Any]:
-    """COCO's entry of a region with the outline (P, 2)."""
-    points = np.round(outline.astype(float), _DECIMALS)
-    low, high = points.min(axis=0), points.max(axis=0)
-    return {
-        "id": number,
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": np.round([*low, *(high - low)], _DECIMALS).tolist(),
-        "area": round(_area(points), _DECIMALS),
-        "iscrowd": 0,
-        "segmentation": [points.reshape(-1).tolist()],
-    }
 
 
 def part_seed(part: str, seed: int) -> int:

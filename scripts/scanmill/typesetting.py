@@ -48,6 +48,7 @@ class Typesetter:
         self.script = _MEASURE.read_text(encoding="utf-8")
 
     def __enter__(self) -> Self:
+        """Start it. Raises UserError where it does not start."""
         self.folder = Path(tempfile.mkdtemp(prefix="scanmill-typesetting-"))
         self.playwright = sync_playwright().start()
         # Type without hinting and without colours at its edges, as PDF engines draw it.
@@ -55,8 +56,9 @@ class Typesetter:
             "--font-render-hinting=none",
             "--disable-lcd-text",
             "--allow-file-access-from-files",
+            "--no-sandbox",
+            "--disable-gpu",
         ]
-        flags += ["--no-sandbox", "--disable-gpu"]
         try:
             self.browser = self.playwright.chromium.launch(
                 executable_path=self.browser_path, args=flags
@@ -73,6 +75,7 @@ class Typesetter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """End it, and delete its files."""
         if hasattr(self, "browser"):
             self.browser.close()
         self.playwright.stop()

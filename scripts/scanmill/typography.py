@@ -1,9 +1,9 @@
 """How synthetic pages look: a style drawn at random, and blocks of an article as HTML in that style.
 
-Conventions of PubLayNet (Zhong et al., 2019): paragraphs, captions, footnotes, authors and formulas are
-text; headings are titles; a list is one region with all its items, and so is a bibliography; tables and
-figures are without their captions. A table of contents is a table, as in DocLayNet (Pfitzmann et al.,
-2022).
+Conventions of PubLayNet (Zhong et al., 2019): paragraphs, captions, footnotes, authors and formulas
+are text; headings are titles; a list is one region with all its items, and so is a bibliography;
+tables and figures are without their captions. A table of contents is a table, as in DocLayNet
+(Pfitzmann et al., 2022).
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from scanmill.illustrations import draw_figure
 from scanmill.manuscripts import Author, Block
+from scanmill.markup import element, image, item, region, title
 from scanmill.typefaces import Typefaces
 
 #: Faces like those of most books and journals come so often among those of Latin script.
@@ -29,7 +30,6 @@ _USUAL_TEXT = (
     "Arimo", "FreeSans", "Carlito", "Open Sans", "Noto Sans", "PT Sans", "Lato", "DejaVu Serif",
 )  # fmt: skip
 _RIGHT_TO_LEFT = ("Hebr", "Arab")
-_EAST_ASIAN = ("Hans", "Hant", "Jpan", "Kore")
 _LANGUAGES = {
     "Hans": "zh-Hans",
     "Hant": "zh-Hant",
@@ -41,6 +41,68 @@ _LANGUAGES = {
 _BULLETS = ("•", "•", "•", "–", "-", "■", "▪", "○", "◦", "►", "✓", "*", "·", "□", "→", "★")
 _COLORS = ("#7a1f1f", "#123a6b", "#1d5c3a", "#444", "#8a5a00", "#5b2a6e", "#0077a8", "#b03a2e")
 _SYMBOLS = "xyzabnkmtpqrαβγδεθλμνπρστφψωΔΣΩ"
+#: Between the baselines of lines, in sizes of their type, and how often.
+_LEADINGS = {
+    1.05: 0.06,
+    1.15: 0.16,
+    1.2: 0.22,
+    1.25: 0.2,
+    1.3: 0.14,
+    1.4: 0.1,
+    1.5: 0.06,
+    1.7: 0.03,
+    2.0: 0.03,
+}
+_HEADING_FACES = ("font-style:italic", "font-variant:small-caps", "text-transform:uppercase")
+_TABLE_RULES = (
+    "three",
+    "three",
+    "three",
+    "grid",
+    "grid",
+    "rows",
+    "stripes",
+    "none",
+    "outer",
+    "columns",
+)
+_TABLE_HEADS = (
+    "",
+    "",
+    "",
+    "background:#eee",
+    "background:#d9e2ef",
+    "background:#333;color:#fff",
+)
+_CAPTIONS = (
+    "",
+    "",
+    "font-style:italic",
+    "text-align:center",
+    "font-weight:bold",
+    "font-family:sans-serif",
+)
+#: Of figures and of tables, in Latin script and in others.
+_LABELS = (
+    ("Figure {}", "Figure {}", "Fig. {}", "FIGURE {}", "Abbildung {}"),
+    ("Table {}", "Table {}", "TABLE {}", "Tab. {}", "Tabelle {}"),
+)
+_OTHER_LABELS = (
+    ("Figure {}", "Fig. {}", "FIGURE {}", "Fig {}", "Abb. {}", "Рис. {}", "图{}", "圖{}", "{}"),
+    ("Table {}", "表{}", "Таблица {}", "{}"),
+)
+_MARKS = ("{}.", "{}.", "({})", "{})", "[{}]")
+_CODE = ("", "", "background:#eee;padding:4px", "border:1px solid #999;padding:4px")
+_FILTERS = ("", "", "filter:grayscale(1);", "filter:grayscale(1) contrast(1.4);")
+#: Of panels of a figure.
+_LETTER = (
+    "position:absolute;left:3px;top:9px;font:bold 12px sans-serif;color:#fff;"
+    "text-shadow:0 0 2px #000"
+)
+#: Where words may break.
+_BREAKS = re.compile(r"(?<=[a-z]{3}[aeiouy])(?=[bcdfghklmnprstvz][aeiouy][a-z]{2})")
+
+Item = TypeVar("Item")
 
 
 class Style(NamedTuple):
@@ -90,7 +152,7 @@ class Style(NamedTuple):
         return _LANGUAGES.get(self.script, "")
 
 
-def pick(rng: np.random.Generator, items: Sequence[Any]) -> Any:  # noqa: ANN401
+def pick(rng: np.random.Generator, items: Sequence[Item]) -> Item:
     """One of them, at random."""
     return items[int(rng.integers(len(items)))]
 
@@ -119,40 +181,15 @@ def new_style(
     accent = pick(rng, _COLORS) if colored else "#000"
     indented = rng.random() < 0.55
     size = size * rng.uniform(0.88, 1.12)
-    weight = pick(rng, ("bold", "bold", "bold", "normal"))
-    heading = [f"font-weight:{weight}"]
-    if rng.random() < 0.15 or weight == "normal":
-        heading.append(
-            pick(rng, ("font-style:italic", "font-variant:small-caps", "text-transform:uppercase"))
-        )
-    if rng.random() < 0.3:
-        heading.append(f"color:{accent}")
-    if rng.random() < 0.08:
-        heading.append("border-bottom:1px solid")
-    if rng.random() < 0.05:
-        heading.append("border-top:2px solid")
-    if rng.random() < 0.05:
-        heading.append(
-            pick(
-                rng,
-                (
-                    "background:#ddd",
-                    "background:#333;color:#fff",
-                    f"background:{accent};color:#fff",
-                ),
-            )
-        )
-    if rng.random() < 0.1:
-        heading.append("letter-spacing:.08em")
+    heading_css = _heading_css(accent, rng)
     spacing = size * (rng.uniform(0, 0.15) if indented else rng.uniform(0.35, 1.1))
+    figure_labels, table_labels = _LABELS if script == "Latn" else _OTHER_LABELS
     return Style(
         script=script,
         face=face,
         heading_face=other if rng.random() < 0.4 else face,
         size=size,
-        leading=float(rng.choice([1.05, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.7, 2.0],
-                                 p=[.06, .16, .22, .2, .14, .1, .06, .03, .03]))
-        + (0.25 if script not in ("Latn", "Cyrl", "Grek", "Hebr") else 0),
+        leading=_leading(script, rng),
         columns=columns,
         gap=size * rng.uniform(1.1, 2.6),
         rule=rng.random() < (0.12 if columns < 4 else 0.5),
@@ -161,28 +198,55 @@ def new_style(
         spacing=spacing,
         title_size=rng.uniform(1.3, 2.6),
         heading_size=float(np.clip(rng.normal(1.18, 0.18), 0.95, 1.9)),
-        heading_css=";".join(heading),
+        heading_css=heading_css,
         heading_align=pick(rng, ("start", "start", "start", "center")),
         numbered=rng.random() < 0.35,
         run_in=rng.random() < 0.15,
         bullet=pick(rng, _BULLETS),
         list_indent=size * rng.choice([0, 0.6, 1.2, 2.2]),
         item_spacing=size * rng.choice([0, 0, 0.15, 0.4, 0.8]),
-        table_rules=pick(rng, ("three", "three", "three", "grid", "grid", "rows", "stripes", "none", "outer", "columns")),
-        table_css=pick(rng, ("", "", "", "background:#eee", "background:#d9e2ef", "background:#333;color:#fff")),
+        table_rules=pick(rng, _TABLE_RULES),
+        table_css=pick(rng, _TABLE_HEADS),
         caption_above=rng.random() < 0.7,
-        caption_css=pick(rng, ("", "", "font-style:italic", "text-align:center", "font-weight:bold", "font-family:sans-serif")),
-        figure_label=pick(rng, ("Figure {}", "Fig. {}", "FIGURE {}", "Fig {}", "Abb. {}", "Рис. {}", "图{}", "圖{}", "{}"))
-        if script != "Latn" else pick(rng, ("Figure {}", "Figure {}", "Fig. {}", "FIGURE {}", "Abbildung {}")),
-        table_label=pick(rng, ("Table {}", "Table {}", "TABLE {}", "Tab. {}", "Tabelle {}"))
-        if script == "Latn" else pick(rng, ("Table {}", "表{}", "Таблица {}", "{}")),
+        caption_css=pick(rng, _CAPTIONS),
+        figure_label=pick(rng, figure_labels),
+        table_label=pick(rng, table_labels),
         ink="#000" if rng.random() < 0.8 else pick(rng, ("#222", "#333", "#1a1a2e", "#3b2f2f")),
         paper="#fff",
         accent=accent,
         vertical=False,
         drop_cap=rng.random() < 0.06,
         citations=float(rng.choice([0, 0, 0, 0.02, 0.05])),
-    )  # fmt: skip
+    )
+
+
+def _leading(script: str, rng: np.random.Generator) -> float:
+    leading = float(rng.choice(list(_LEADINGS), p=list(_LEADINGS.values())))
+    return leading + (0.25 if script not in ("Latn", "Cyrl", "Grek", "Hebr") else 0)
+
+
+def _heading_css(accent: str, rng: np.random.Generator) -> str:
+    """How headings differ from the text, but for their face and size."""
+    weight = pick(rng, ("bold", "bold", "bold", "normal"))
+    css = [f"font-weight:{weight}"]
+    if rng.random() < 0.15 or weight == "normal":
+        css.append(pick(rng, _HEADING_FACES))
+    if rng.random() < 0.3:
+        css.append(f"color:{accent}")
+    if rng.random() < 0.08:
+        css.append("border-bottom:1px solid")
+    if rng.random() < 0.05:
+        css.append("border-top:2px solid")
+    if rng.random() < 0.05:
+        colors = (
+            "background:#ddd",
+            "background:#333;color:#fff",
+            f"background:{accent};color:#fff",
+        )
+        css.append(pick(rng, colors))
+    if rng.random() < 0.1:
+        css.append("letter-spacing:.08em")
+    return ";".join(css)
 
 
 def style_sheet(style: Style) -> str:
@@ -238,18 +302,22 @@ def table_rules(style: Style) -> str:
     """CSS of the lines and grounds of tables."""
     head = f"thead td {{ {style.table_css}; font-weight: bold; }}" if style.table_css else ""
     thin = "1px solid #333"
-    return (
-        head
-        + {
-            "three": f"table {{ border-top: 1.5px solid #111; border-bottom: 1.5px solid #111; }} thead {{ border-bottom: {thin}; }}",
-            "grid": f"td, th {{ border: {thin}; }}",
-            "rows": "tr { border-bottom: 1px solid #888; } thead { border-bottom: 2px solid #222; }",
-            "stripes": "tbody tr:nth-child(odd) { background: #ececec; }",
-            "none": "",
-            "outer": f"table {{ border: {thin}; }} thead {{ border-bottom: {thin}; }}",
-            "columns": f"td + td {{ border-inline-start: {thin}; }} thead, table {{ border-bottom: {thin}; }} table {{ border-top: {thin}; }}",
-        }[style.table_rules]
-    )
+    rules = {
+        "three": (
+            "table { border-top: 1.5px solid #111; border-bottom: 1.5px solid #111; } "
+            f"thead {{ border-bottom: {thin}; }}"
+        ),
+        "grid": f"td, th {{ border: {thin}; }}",
+        "rows": "tr { border-bottom: 1px solid #888; } thead { border-bottom: 2px solid #222; }",
+        "stripes": "tbody tr:nth-child(odd) { background: #ececec; }",
+        "none": "",
+        "outer": f"table {{ border: {thin}; }} thead {{ border-bottom: {thin}; }}",
+        "columns": (
+            f"td + td {{ border-inline-start: {thin}; }} "
+            f"thead, table {{ border-bottom: {thin}; }} table {{ border-top: {thin}; }}"
+        ),
+    }
+    return head + rules[style.table_rules]
 
 
 class Composer:
@@ -286,39 +354,46 @@ class Composer:
         if "<" in text and re.search(r"</[ib]>", text):
             return text
         if style.script == "Latn" and style.justified:
-            text = re.sub(
-                r"(?<=[a-z]{3}[aeiouy])(?=[bcdfghklmnprstvz][aeiouy][a-z]{2})", "\u00ad", text
-            )
+            text = _BREAKS.sub("\u00ad", text)
         text = escape(text, quote=False)
         if rng.random() < 0.12:
-            tokens = text.split(" ")
-            if len(tokens) > 8:
-                at = int(rng.integers(len(tokens) - 3))
-                tag = pick(rng, ("i", "i", "b", "u"))
-                end = at + int(rng.integers(1, 4))
-                tokens[at:end] = [f"<{tag}>{' '.join(tokens[at:end])}</{tag}>"]
-                text = " ".join(tokens)
+            text = self._emphasised(text)
         if style.citations and rng.random() < 0.8:
-            mark = pick(rng, ("<sup>{}</sup>", " [{}]", " ({})"))
-            text = re.sub(
-                r"(?<=[a-z])(?=[.,] )",
-                lambda _: (
-                    mark.format(rng.integers(1, 90)) if rng.random() < 10 * style.citations else ""
-                ),
-                text,
-            )
+            text = self._cited(text)
         return text
+
+    def _emphasised(self, text: str) -> str:
+        """HTML of which a few words stand out."""
+        rng = self.rng
+        tokens = text.split(" ")
+        if len(tokens) > 8:
+            at = int(rng.integers(len(tokens) - 3))
+            tag = pick(rng, ("i", "i", "b", "u"))
+            end = at + int(rng.integers(1, 4))
+            tokens[at:end] = [element(tag, " ".join(tokens[at:end]))]
+        return " ".join(tokens)
+
+    def _cited(self, text: str) -> str:
+        """HTML with numbers of sources at some of its commas and stops."""
+        rng = self.rng
+        mark = pick(rng, ("<sup>{}</sup>", " [{}]", " ({})"))
+
+        def source(_: re.Match[str]) -> str:
+            cited = rng.random() < 10 * self.style.citations
+            return mark.format(rng.integers(1, 90)) if cited else ""
+
+        return re.sub(r"(?<=[a-z])(?=[.,] )", source, text)
 
     def paragraph(self, block: Block) -> str:
         """A paragraph."""
         rng, style = self.rng, self.style
         text = self.words(block.text)
-        css = "par first" if self.after_heading and rng.random() < 0.7 else "par"
+        name = "par first" if self.after_heading and rng.random() < 0.7 else "par"
         if style.run_in and rng.random() < 0.3:
             text = f"<b>{escape(self.author.words(1, 4))}.</b> {text}"
         if style.drop_cap and self.after_heading and len(text) > 200 and text[0].isalpha():
-            text = f'<span class="cap">{text[0]}</span>{text[1:]}'
-        return f'<p class="{css}" data-region="text">{text}</p>'
+            text = element("span", text[0], class_="cap") + text[1:]
+        return region("text", text, tag="p", class_=name)
 
     def heading(self, block: Block) -> str:
         """A heading."""
@@ -328,31 +403,27 @@ class Composer:
             depth = level - 2
             self.section[depth] += 1
             self.section[depth + 1 :] = [0] * (2 - depth)
-            number = ".".join(str(each) for each in self.section[: depth + 1]) + pick(
-                self.rng, (" ", ". ", "  ")
-            )
-        return f'<h{level} data-region="title">{number}{escape(block.text)}</h{level}>'
+            number = ".".join(str(each) for each in self.section[: depth + 1])
+            number += pick(self.rng, (" ", ". ", "  "))
+        return title(number + block.text, level=level)
 
     def list(self, block: Block) -> str:
         """A list: one region, whatever lists are within it."""
-        ordered = block.ordered
-        form = pick(self.rng, ("{}.", "{}.", "({})", "{})", "[{}]"))
+        form = pick(self.rng, _MARKS)
         letters = self.rng.random() < 0.2
-        return f'<div class="list" data-region="list">{self._items(block.items, ordered, form, letters, 0)}</div>'
+        items = self._items(block.items, block.ordered, form, letters, 0)
+        return region("list", items, class_="list")
 
     def _items(
         self, items: Sequence[Any], ordered: bool, form: str, letters: bool, depth: int
     ) -> str:
         parts = []
-        for number, item in enumerate(items, 1):
-            text, below = item if isinstance(item, list | tuple) else (item, ())
+        for number, each in enumerate(items, 1):
+            text, below = each if isinstance(each, list | tuple) else (each, ())
             name = chr(96 + min(number, 26)) if letters ^ (depth > 0) else str(number)
             mark = form.format(name) if ordered else (self.style.bullet if not depth else "–")
             inner = self._items(below, ordered, form, letters, depth + 1) if below else ""
-            parts.append(
-                f'<div class="item"><span class="mark">{mark}</span>'
-                f'<div class="say">{self.words(text)}{inner}</div></div>'
-            )
+            parts.append(item(mark, self.words(text) + inner))
         return "".join(parts)
 
     def references(self, count: int) -> str:
@@ -362,62 +433,62 @@ class Composer:
         first = int(rng.integers(1, 60)) if rng.random() < 0.5 else 1
         kind = pick(rng, ("numbers", "numbers", "hang", "brackets"))
         if kind == "hang":
-            inner = "".join(f'<p class="hang">{each}</p>' for each in sorted(entries))
+            parts = [element("p", each, class_="hang") for each in sorted(entries)]
         else:
             form = "{}." if kind == "numbers" else "[{}]"
-            inner = "".join(
-                f'<div class="item"><span class="mark" style="min-width:2em">{form.format(first + i)}</span>'
-                f'<div class="say">{each}</div></div>'
-                for i, each in enumerate(entries)
-            )
+            parts = [
+                item(form.format(number), each, "min-width:2em")
+                for number, each in enumerate(entries, first)
+            ]
         size = rng.choice([1, 0.9, 0.82])
-        return f'<div class="list" style="font-size:{size}em" data-region="list">{inner}</div>'
+        return region("list", "".join(parts), f"font-size:{size}em", class_="list")
 
     def code(self, block: Block) -> str:
         """Lines of a program: text."""
-        css = pick(
-            self.rng, ("", "", "background:#eee;padding:4px", "border:1px solid #999;padding:4px")
-        )
-        return f'<pre style="{css}" data-region="text">{escape(block.text)}</pre>'
+        return region("text", escape(block.text), pick(self.rng, _CODE), "pre")
 
     def formula(self, block: Block | None = None) -> str:
         """A displayed formula: text."""
         rng = self.rng
-
-        def term(depth: int = 0) -> str:
-            name = f"<mi>{pick(rng, _SYMBOLS)}</mi>"
-            kind = rng.random()
-            if kind < 0.3:
-                return f"<msub>{name}<mi>{pick(rng, 'ijknmt012')}</mi></msub>"
-            if kind < 0.45:
-                return f"<msup>{name}<mn>{rng.integers(2, 5)}</mn></msup>"
-            if kind < 0.6 and depth < 2:
-                return f"<mfrac><mrow>{row(depth + 1)}</mrow><mrow>{row(depth + 1)}</mrow></mfrac>"
-            if kind < 0.7 and depth < 2:
-                sign = pick(rng, "∑∫∏")
-                return f"<munderover><mo>{sign}</mo><mrow><mi>i</mi><mo>=</mo><mn>1</mn></mrow><mi>n</mi></munderover>{name}"
-            if kind < 0.76 and depth < 2:
-                return f"<msqrt>{row(depth + 1)}</msqrt>"
-            if kind < 0.84:
-                return f"<mn>{rng.integers(1, 99)}</mn>"
-            return name
-
-        def row(depth: int = 0) -> str:
-            signs = ("+", "−", "·", "≤", "=") if depth < 1 else ("+", "−")
-            return f"<mo>{pick(rng, signs)}</mo>".join(
-                term(depth) for _ in range(rng.integers(1, 4))
-            )
-
         number = ""
         if rng.random() < 0.5:
-            number = (
-                f'<span style="position:absolute;inset-inline-end:0">({rng.integers(1, 40)})</span>'
-            )
-        formula = f'<math display="block"><mrow>{term()}<mo>=</mo>{row()}</mrow></math>'
-        return (
-            f'<div style="position:relative;display:flex;align-items:center;justify-content:center;'
-            f'margin:.6em 0;break-inside:avoid" data-region="text">{formula}{number}</div>'
+            css = "position:absolute;inset-inline-end:0"
+            number = element("span", f"({rng.integers(1, 40)})", css)
+        terms = f"<mrow>{self._term()}<mo>=</mo>{self._row()}</mrow>"
+        css = (
+            "position:relative;display:flex;align-items:center;justify-content:center;"
+            "margin:.6em 0;break-inside:avoid"
         )
+        return region("text", element("math", terms, display="block") + number, css)
+
+    def _term(self, depth: int = 0) -> str:
+        """A symbol, or what is built of some, as MathML; `depth` is that of fractions and roots."""
+        rng = self.rng
+        name = f"<mi>{pick(rng, _SYMBOLS)}</mi>"
+        kind = rng.random()
+        if kind < 0.3:
+            return f"<msub>{name}<mi>{pick(rng, 'ijknmt012')}</mi></msub>"
+        if kind < 0.45:
+            return f"<msup>{name}<mn>{rng.integers(2, 5)}</mn></msup>"
+        if kind < 0.6 and depth < 2:
+            above, below = self._row(depth + 1), self._row(depth + 1)
+            return f"<mfrac><mrow>{above}</mrow><mrow>{below}</mrow></mfrac>"
+        if kind < 0.7 and depth < 2:
+            sign = f"<mo>{pick(rng, '∑∫∏')}</mo>"
+            first = "<mrow><mi>i</mi><mo>=</mo><mn>1</mn></mrow>"
+            return f"<munderover>{sign}{first}<mi>n</mi></munderover>{name}"
+        if kind < 0.76 and depth < 2:
+            return f"<msqrt>{self._row(depth + 1)}</msqrt>"
+        if kind < 0.84:
+            return f"<mn>{rng.integers(1, 99)}</mn>"
+        return name
+
+    def _row(self, depth: int = 0) -> str:
+        """Terms with one sign between them."""
+        rng = self.rng
+        sign = pick(rng, ("+", "−", "·", "≤", "=") if depth < 1 else ("+", "−"))
+        terms = [self._term(depth) for _ in range(rng.integers(1, 4))]
+        return f"<mo>{sign}</mo>".join(terms)
 
     def caption(self, text: str, label: str) -> str:
         """A caption: text."""
@@ -425,7 +496,7 @@ class Composer:
         lead = pick(self.rng, ("<b>{}.</b> ", "<b>{}</b> ", "{}. ", "<i>{}:</i> ", "{} "))
         if "{}" in label and self.rng.random() > 0.1:
             text = lead.format(label) + text
-        return f'<p class="caption" data-region="text">{text}</p>'
+        return region("text", text, tag="p", class_="caption")
 
     def figure(self, block: Block, width: float, tall: float) -> str:
         """A figure and its caption."""
@@ -435,115 +506,117 @@ class Composer:
             caption = ""
         picture = self.picture(width, tall, block.picture)
         inner = caption + picture if self.rng.random() < 0.1 else picture + caption
-        return f'<div class="float">{inner}</div>'
+        return element("div", inner, class_="float")
 
-    def picture(self, width: float, tall: float, path: str = "", most: float = 1.0) -> str:
+    def picture(self, width: float, tall: float, path: str = "") -> str:
         """A picture alone, at most `width` by `tall` pixels."""
         rng = self.rng
-        wide = width * (most if rng.random() < 0.65 else rng.uniform(0.4, 1) * most)
+        wide = width * (1 if rng.random() < 0.65 else rng.uniform(0.4, 1))
         high = max(50.0, min(tall * rng.uniform(0.5, 1), wide * rng.uniform(0.35, 1.3)))
         if path or (self.pictures and rng.random() < 0.5):
             inner = self.images(wide, high, path)
         else:
             inner = draw_figure(wide, high, self.author.words, rng)
-        return f'<div class="picture" data-region="figure">{inner}</div>'
+        return region("figure", inner, class_="picture")
 
     def images(self, width: float, tall: float, path: str = "") -> str:
         """One image, or several with letters."""
         rng = self.rng
-        css = pick(rng, ("", "", "filter:grayscale(1);", "filter:grayscale(1) contrast(1.4);"))
+        css = pick(rng, _FILTERS)
         css += pick(rng, ("", "", "border:1px solid #222;"))
-        if path or rng.random() < 0.7:
-            size = f"max-width:{width:.0f}px;max-height:{tall:.0f}px"
-            if not path and rng.random() < 0.7:
-                # As large as its place: pictures of few pixels are enlarged, and all are cut.
-                size = f"width:{width:.0f}px;height:{tall:.0f}px;object-fit:cover"
-            path = path or pick(rng, self.pictures)
-            return f'<img src="file://{escape(path)}" style="{size};{css}">'
+        if not path and rng.random() >= 0.7:
+            return self._panels(width, tall, css)
+        size = f"max-width:{width:.0f}px;max-height:{tall:.0f}px"
+        if not path and rng.random() < 0.7:
+            # As large as its place: pictures of few pixels are enlarged, and all are cut.
+            size = f"width:{width:.0f}px;height:{tall:.0f}px;object-fit:cover"
+        return image(path or pick(rng, self.pictures), f"{size};{css}")
+
+    def _panels(self, width: float, tall: float, css: str) -> str:
+        """Images in rows and columns, each with a letter or without."""
+        rng = self.rng
         columns, rows = int(rng.integers(1, 4)), int(rng.integers(1, 3))
         gap = rng.choice([1, 3, 8])
-        cells = []
+        cells = ""
         for number in range(columns * rows):
-            label = ""
-            if rng.random() < 0.8:
-                label = f'<b style="position:absolute;left:3px;top:9px;font:bold 12px sans-serif;color:#fff;text-shadow:0 0 2px #000">{chr(65 + number)}</b>'
-            cells.append(
-                f'<div style="position:relative;min-height:0;min-width:0">'
-                f'<img src="file://{escape(pick(rng, self.pictures))}" '
-                f'style="display:block;width:100%;height:100%;object-fit:cover;{css}">{label}</div>'
-            )
-        return (
-            f'<div style="display:grid;width:{width:.0f}px;height:{tall:.0f}px;gap:{gap}px;'
-            f'grid-template:repeat({rows},minmax(0,1fr))/repeat({columns},minmax(0,1fr))">{"".join(cells)}</div>'
+            letter = element("b", chr(65 + number), _LETTER) if rng.random() < 0.8 else ""
+            fit = f"display:block;width:100%;height:100%;object-fit:cover;{css}"
+            picture = image(pick(rng, self.pictures), fit)
+            cells += element("div", picture + letter, "position:relative;min-height:0;min-width:0")
+        grid = (
+            f"display:grid;width:{width:.0f}px;height:{tall:.0f}px;gap:{gap}px;"
+            f"grid-template:repeat({rows},minmax(0,1fr))/repeat({columns},minmax(0,1fr))"
         )
+        return element("div", cells, grid)
 
     def table(self, block: Block, width: float, tall: float, fill: bool = False) -> str:
         """A table, its caption and its notes; rows that would not fit are left out."""
         rng, style = self.rng, self.style
         self.tables += 1
-        line = style.size * 0.88 * 1.6
-        # What is left of a wide table in a narrow column are its first columns.
-        columns = max(2, min(len(block.rows[0]), int(width / (3.4 * style.size))))
-        letters = width / (0.5 * style.size * 0.88) / columns
         room = 0.85 * tall if fill else tall * rng.uniform(0.3, 0.7)
-        rows, used = [], 0.0
-        for row in block.rows:
-            used += line * max(1, max(len(cell) for cell in row[:columns]) / max(letters, 3))
-            if used > room and len(rows) > 2:
-                break
-            rows.append(row[:columns])
-        caption = (
-            self.caption(block.text, style.table_label.format(self.tables))
-            if rng.random() < 0.85
-            else ""
-        )
-        note = ""
+        rows = self._fitting(block.rows, width, room)
+        caption = note = ""
+        if rng.random() < 0.85:
+            caption = self.caption(block.text, style.table_label.format(self.tables))
         if rng.random() < 0.25:
-            note = (
-                f'<p class="caption" data-region="text">{self.words(self.author.words(4, 24))}.</p>'
-            )
-        inner = self.bare_table(rows, width)
+            words = self.words(self.author.words(4, 24))
+            note = region("text", f"{words}.", tag="p", class_="caption")
+        inner = self.bare_table(rows)
         above, below = (caption, note) if style.caption_above else ("", note + caption)
-        return f'<div class="float">{above}{inner}{below}</div>'
+        return element("div", above + inner + below, class_="float")
 
-    def bare_table(self, rows: Sequence[Sequence[str]], width: float) -> str:
-        """The table alone."""
+    def _fitting(
+        self, rows: Sequence[Sequence[str]], width: float, tall: float
+    ) -> list[Sequence[str]]:
+        """The first rows and columns of a table: of a wide one that stands in a narrow column."""
+        size = 0.88 * self.style.size
+        columns = max(2, min(len(rows[0]), int(width / (3.4 * self.style.size))))
+        letters = max(3, width / (0.5 * size) / columns)
+        kept: list[Sequence[str]] = []
+        used = 0.0
+        for row in rows:
+            cells = row[:columns]
+            used += 1.6 * size * max(1, max(map(len, cells)) / letters)
+            if used > tall and len(kept) > 2:
+                break
+            kept.append(cells)
+        return kept
+
+    def bare_table(self, rows: Sequence[Sequence[str]], border: int | None = None) -> str:
+        """The table alone; `border` is HTML's."""
         rng = self.rng
-        head = 1 if rng.random() < 0.9 else 0
-        numeric = pick(rng, ("start", "end", "center"))
+        headed = rng.random() < 0.9
+        numbers = f"text-align:{pick(rng, ('start', 'end', 'center'))}"
+        parting = pick(rng, ("font-weight:bold", "font-style:italic", "text-align:center"))
         columns = len(rows[0])
-
-        def cells(row: Sequence[str]) -> str:
-            if columns > 2 and sum(map(bool, row)) == 1 and row[0]:
-                return f'<td colspan="{columns}" style="{span}">{escape(row[0])}</td>'
-            return "".join(
-                f"<td{f' style=text-align:{numeric}' if i else ''}>{escape(cell)}</td>"
-                for i, cell in enumerate(row)
-            )
-
-        span = pick(rng, ("font-weight:bold", "font-style:italic", "text-align:center"))
-        over = ""
-        if head and columns > 3 and rng.random() < 0.2:
-            split = int(rng.integers(1, columns - 1))
-            over = (
-                f'<tr><td></td><td colspan="{split}" style="text-align:center">{escape(self.author.words(1, 3))}</td>'
-                + (
-                    f'<td colspan="{columns - 1 - split}" style="text-align:center">{escape(self.author.words(1, 3))}</td>'
-                )
-                + "</tr>"
-            )
-        top = "".join(f"<tr>{cells(row)}</tr>" for row in rows[:head])
-        body = "".join(f"<tr>{cells(row)}</tr>" for row in rows[head:])
-        wide = (
-            f"width:{100 if rng.random() < 0.7 else rng.integers(55, 100)}%"
-            if rng.random() < 0.8
-            else ""
-        )
-        size = rng.choice([1, 1, 0.9, 0.8])
+        lines = [_row_of_table(row, numbers, parting) for row in rows]
+        head = ""
+        if headed and columns > 3 and rng.random() < 0.2:
+            head = self._heads_over_columns(columns)
+        css = ""
+        if rng.random() < 0.8:
+            css = f"width:{100 if rng.random() < 0.7 else rng.integers(55, 100)}%"
+        size = 0.88 * rng.choice([1, 1, 0.9, 0.8])
         padding = rng.choice([0, 0, 0.15, 0.4])
-        place = pick(rng, ("", "", "margin:0 auto"))
-        thead = f"<thead>{over}{top}</thead>" if head else ""
-        return (
-            f'<table style="{wide};max-width:100%;font-size:{0.88 * size:.2f}em;line-height:{1.2 + padding};{place}" '
-            f'data-region="table">{thead}<tbody>{body}</tbody></table>'
-        )
+        css += f";max-width:100%;font-size:{size:.2f}em;line-height:{1.2 + padding}"
+        css += pick(rng, ("", "", ";margin:0 auto"))
+        thead = element("thead", head + lines[0]) if headed else ""
+        tbody = element("tbody", "".join(lines[headed:]))
+        return region("table", thead + tbody, css, "table", border=border)
+
+    def _heads_over_columns(self, columns: int) -> str:
+        """A row of a table's head whose two cells stand over several columns each."""
+        split = int(self.rng.integers(1, columns - 1))
+        cells = "<td></td>"
+        for span in (split, columns - 1 - split):
+            words = escape(self.author.words(1, 3))
+            cells += element("td", words, "text-align:center", colspan=span)
+        return element("tr", cells)
+
+
+def _row_of_table(row: Sequence[str], numbers: str, parting: str) -> str:
+    """A row; one of a single word parts those above it from those below it."""
+    if len(row) > 2 and row[0] and not any(row[1:]):
+        return element("tr", element("td", escape(row[0]), parting, colspan=len(row)))
+    cells = (element("td", escape(cell), numbers if i else "") for i, cell in enumerate(row))
+    return element("tr", "".join(cells))

@@ -8,8 +8,9 @@ import pytest
 import typeset
 from typeset import needs_chromium
 
-from scanmill.layouts import KINDS, Materials, Sheet, compose_page, divide
+from scanmill.layouts import KINDS, compose_page, divide
 from scanmill.manuscripts import Block
+from scanmill.sheets import Materials, Sheet
 from scanmill.synthesis import CLASSES
 from scanmill.typefaces import Typefaces
 from scanmill.typesetting import Typesetter
@@ -49,7 +50,7 @@ def test_regions_of_every_kind_of_page_are_on_it_and_apart(typesetter, materials
     for seed in range(6):
         page = compose_page(materials, np.random.default_rng([seed, 1]), [kind])
         done = typesetter.set_page(page.html, page.width, page.height)
-        assert page.kind == kind and page.script == "Latn"
+        assert (page.kind, page.script) == (kind, "Latn")
         assert done is not None
         pixels, regions = done
         assert pixels.shape == (page.height, page.width, 3)
@@ -57,7 +58,8 @@ def test_regions_of_every_kind_of_page_are_on_it_and_apart(typesetter, materials
         if not regions:
             continue
         found = boxes(regions)
-        assert (found[:, :2] >= 0).all() and (found[:, 2:] <= (page.width, page.height)).all()
+        assert (found[:, :2] >= 0).all()
+        assert (found[:, 2:] <= (page.width, page.height)).all()
         sides = found[:, 2:] - found[:, :2]
         areas = sides.prod(axis=1)
         for i in range(len(found)):
@@ -88,7 +90,8 @@ def test_regions_are_where_there_is_ink(typesetter, materials):
 
 @needs_chromium
 def test_all_classes_come_about_as_often_as_in_publaynet(typesetter, materials):
-    """Of PubLayNet's 3.3 million regions, 72 % are text, 19 % titles, 2.5 % lists, 3 % tables, 3.5 % figures."""
+    """Of PubLayNet's 3.3 million regions, 72 % are text, 19 % titles, 2.5 % lists, 3 % tables and
+    3.5 % figures."""
     counts = Counter()
     for seed in range(60):
         page = compose_page(materials, np.random.default_rng([seed, 3]))
@@ -131,7 +134,8 @@ def test_texts_cannot_become_html():
     html = composer().paragraph(
         Block("paragraph", "If a < b & b > c, then <script>alert(1)</script>.")
     )
-    assert "<script" not in html and "&lt;script" in html
+    assert "<script" not in html
+    assert "&lt;script" in html
 
 
 def test_headings_are_numbered_by_their_depth():

@@ -128,7 +128,8 @@ def test_phrases_come_from_translations_without_marks_of_programs(tmp_path):
 
 def test_prose_is_about_as_long_as_asked(author):
     lengths = [len(author.prose(300)) for _ in range(50)]
-    assert min(lengths) > 200 and max(lengths) < 400
+    assert min(lengths) > 200
+    assert max(lengths) < 400
     chinese = Author("Hans", ["这是一个句子，讲一座城市。"], [], np.random.default_rng(0))
     assert len(chinese.prose(300)) < 150
 

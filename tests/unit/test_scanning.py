@@ -9,7 +9,8 @@ from scanmill.scanning import as_grey, scan_page
 
 OUTLINES = [
     np.array([[80, 100], [420, 100], [420, 180], [80, 180]], float),
-    np.array([[80, 260], [200, 260], [200, 240], [500, 240], [500, 500], [300, 500], [300, 530], [80, 530]], float),
+    np.array([[80, 260], [200, 260], [200, 240], [500, 240],
+              [500, 500], [300, 500], [300, 530], [80, 530]], float),
     np.array([[340, 600], [520, 600], [520, 720], [340, 720]], float),
 ]  # fmt: skip
 SHAPE = (800, 600)
@@ -54,13 +55,25 @@ def test_a_dark_edge_makes_the_page_larger():
 
 
 @pytest.mark.parametrize(
-    "step", ["_spread_ink", "_break_ink", "_age_paper", "_stain", "_write_on", "_light", "_reduce", "_grain", "_bilevel", "_tone"]
-)  # fmt: skip
+    "step",
+    [
+        "_spread_ink",
+        "_break_ink",
+        "_age_paper",
+        "_stain",
+        "_write_on",
+        "_light",
+        "_reduce",
+        "_grain",
+        "_bilevel",
+        "_tone",
+    ],
+)
 def test_steps_that_move_nothing_keep_what_is_dark(step):
     page = cv2.GaussianBlur(paint(OUTLINES), (0, 0), 0.7)
     for seed in range(6):
         done = getattr(scanning, step)(page, np.random.default_rng(seed))
-        assert done.shape == page.shape and done.dtype == np.uint8
+        assert (done.shape, done.dtype) == (page.shape, np.uint8)
         assert (done != page).any()
         ink, paper = done[page < 30].mean(), done[page > 225].mean()
         assert ink + 25 < paper
@@ -84,7 +97,7 @@ def test_scans_differ_by_seed_alone_and_keep_outlines_on_their_regions():
     )
     assert 25 < changed < 60
     for scan in scans:
-        assert scan.pixels.ndim == 2 and scan.pixels.dtype == np.uint8
+        assert (scan.pixels.ndim, scan.pixels.dtype) == (2, np.uint8)
         assert len(scan.outlines) == 3
         x, y = np.rint(scan.outlines[1].mean(axis=0)).astype(int)
         around = scan.pixels[max(0, y - 20) : y + 20, max(0, x - 20) : x + 20].mean()
@@ -98,5 +111,6 @@ def test_colours_become_grey_by_weights_of_the_channels():
     red[..., 2] = 200
     greys = {int(as_grey(red, np.random.default_rng(seed))[0, 0]) for seed in range(40)}
     assert 60 in greys  # 0.299 of 200, which most pages have.
-    assert len(greys) > 5 and max(greys) <= 200
+    assert len(greys) > 5
+    assert max(greys) <= 200
     assert (as_grey(np.full((2, 2, 3), 255, np.uint8), np.random.default_rng(2)) >= 254).all()

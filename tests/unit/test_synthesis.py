@@ -1,4 +1,4 @@
-"""Synthetic pages: gathered, made, written as COCO that training reads; the same seed, the same pages."""
+"""Synthetic pages: gathered, made, written as COCO that training reads; equal seeds, equal pages."""
 
 import json
 
@@ -8,11 +8,11 @@ import pytest
 import typeset
 from typeset import needs_chromium
 
-from scanmill.annotations import PART_PAGES, read_annotations, synthetic_parts
+from scanmill.annotations import PART_PAGES, annotate, read_annotations, synthetic_parts
 from scanmill.coco import make_dataset
 from scanmill.errors import UserError
 from scanmill.materials import MOST_SIDE, gather, load_materials
-from scanmill.synthesis import CLASSES, annotate, make_page, part_seed, synthesize_pages
+from scanmill.synthesis import CLASSES, make_page, part_seed, synthesize_pages
 from scanmill.typesetting import Typesetter
 
 
@@ -30,7 +30,8 @@ def folder(tmp_path_factory):
 
 def test_pictures_are_reduced_and_what_is_none_is_left_out(folder):
     names = sorted(path.name for path in (folder / "materials/pictures").iterdir())
-    assert len(names) == 6 and sum(name.startswith("picture-") for name in names) == 3
+    assert len(names) == 6
+    assert sum(name.startswith("picture-") for name in names) == 3
     for name in names:
         image = cv2.imread(str(folder / "materials/pictures" / name))
         assert max(image.shape) <= MOST_SIDE
@@ -54,7 +55,8 @@ def test_without_materials_the_error_says_what_is_missing(tmp_path, left, what):
 @needs_chromium
 def test_pages_are_written_as_coco_that_training_reads(folder):
     materials = load_materials(folder / "materials")
-    assert set(materials.sentences) == {"Latn"} and len(materials.sentences["Latn"]) > 150
+    assert set(materials.sentences) == {"Latn"}
+    assert len(materials.sentences["Latn"]) > 150
     counts = synthesize_pages(materials, folder / "pages", "train-000", 12, 5)
     path = folder / "pages/train-000.json"
     content = json.loads(path.read_text())
@@ -64,11 +66,14 @@ def test_pages_are_written_as_coco_that_training_reads(folder):
     for image in content["images"]:
         pixels = cv2.imread(str(folder / "pages" / image["file_name"]), cv2.IMREAD_UNCHANGED)
         assert pixels.shape == (image["height"], image["width"])
-    splits = {"train": [str(path)], "val": [], "test": []}
-    dataset = make_dataset(read_annotations([str(path)]), {"annotations": {**splits, "val": []}} | {
-        "annotations": [str(path)], "split": {"train": 0.7, "val": 0.3, "test": 0}, "classes": list(CLASSES)
-    })  # fmt: skip
-    assert len(dataset.images) == 12 and all(each.grey for each in dataset.images)
+    settings = {
+        "annotations": [str(path)],
+        "split": {"train": 0.7, "val": 0.3, "test": 0},
+        "classes": list(CLASSES),
+    }
+    dataset = make_dataset(read_annotations([str(path)]), settings)
+    assert len(dataset.images) == 12
+    assert all(each.grey for each in dataset.images)
     kinds = {problem.kind for problem in dataset.problems if problem.severity == "error"}
     assert not kinds
 
@@ -94,13 +99,14 @@ def test_a_page_does_not_depend_on_those_before_it_but_for_what_shows_through(fo
         again, _ = make_page(typesetter, materials, (3, 7))
         bare, _ = make_page(typesetter, materials, (3, 7), scanned=False)
     assert (first.pixels == again.pixels).all()
-    assert [each.class_name for each in bare.regions] and (bare.pixels == clean).all()
+    assert bare.regions
+    assert (bare.pixels == clean).all()
 
 
 def test_a_region_is_annotated_in_pixels():
     outline = np.array([[10, 20], [110, 20], [110, 60], [10, 60]], float)
     entry = annotate(7, 3, 2, outline)
-    assert entry["bbox"] == [10, 20, 100, 40] and entry["area"] == 4000
+    assert (entry["bbox"], entry["area"]) == ([10, 20, 100, 40], 4000)
     assert entry["segmentation"] == [[10, 20, 110, 20, 110, 60, 10, 60]]
     assert (entry["id"], entry["image_id"], entry["category_id"], entry["iscrowd"]) == (7, 3, 2, 0)
 

@@ -26,7 +26,7 @@ def test_no_family_is_on_both_sides():
 def test_a_family_has_the_letters_of_its_script():
     for script, faces in find_typefaces().items():
         listed = subprocess.run(
-            ["fc-list", f":charset={ord(SCRIPTS[script]):x}", "family"],
+            ["fc-list", f":charset={ord(SCRIPTS[script]):x}", "--format", "%{family}\n"],
             capture_output=True,
             text=True,
         ).stdout

@@ -9,9 +9,16 @@ from scanmill import typesetting
 from scanmill.errors import UserError
 from scanmill.typesetting import Typesetter, find_browser, outline_of
 
-STYLE = """<style>* { box-sizing: border-box } body { margin: 0; font: 20px/30px "DejaVu Sans"; width: 600px; height: 800px;
-position: relative; overflow: hidden } p { margin: 0 } .zone { position: absolute; overflow: hidden; column-fill: auto }
-.item { display: flex } .mark { width: 30px } td { padding: 4px }</style>"""
+STYLE = """<style>
+* { box-sizing: border-box }
+body { margin: 0; font: 20px/30px "DejaVu Sans"; width: 600px; height: 800px;
+  position: relative; overflow: hidden }
+p { margin: 0 }
+.zone { position: absolute; overflow: hidden; column-fill: auto }
+.item { display: flex }
+.mark { width: 30px }
+td { padding: 4px }
+</style>"""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +33,8 @@ def box(region):
 
 def ink(pixels, region, margin=0):
     """The box of what is dark within a region's box and a margin."""
-    x, y, x_max, y_max = np.rint(box(region)).astype(int) + (-margin, -margin, margin, margin)
+    more = np.array([-margin, -margin, margin, margin])
+    x, y, x_max, y_max = np.rint(box(region)).astype(int) + more
     rows, columns = np.nonzero(pixels[max(y, 0) : y_max, max(x, 0) : x_max].min(axis=2) < 160)
     return np.array([columns.min() + x, rows.min() + y, columns.max() + 1 + x, rows.max() + 1 + y])
 
@@ -48,7 +56,8 @@ def test_a_paragraph_is_where_its_ink_is(typesetter):
     found, drawn = box(region), ink(pixels, region, 12)
     assert (np.abs(found - drawn)[[0, 2]] <= 3).all()
     # From descenders to just above capitals: 20 px of type.
-    assert 0 <= drawn[1] - found[1] <= 4 and 0 <= found[3] - drawn[3] <= 4
+    assert 0 <= drawn[1] - found[1] <= 4
+    assert 0 <= found[3] - drawn[3] <= 4
 
 
 @needs_chromium
@@ -68,7 +77,8 @@ def test_a_paragraph_in_two_columns_is_two_regions(typesetter):
     )
     assert [each.class_name for each in regions] == ["text", "text"]
     first, second = map(box, regions)
-    assert first[2] <= 281 and second[0] >= 319
+    assert first[2] <= 281
+    assert second[0] >= 319
     for region in regions:
         drawn = ink(pixels, region)
         assert (np.abs(box(region) - drawn) <= 5)[[0, 1]].all()
@@ -106,7 +116,8 @@ def test_a_table_reaches_to_its_rules_or_to_its_words(typesetter):
 
 @needs_chromium
 def test_what_would_be_cut_is_taken_away_and_the_rest_moves_up(typesetter):
-    tall = '<div class="float"><div data-region="figure" style="height:400px;width:90px;background:#000"></div></div>'
+    css = "height:400px;width:90px;background:#000"
+    tall = f'<div class="float"><div data-region="figure" style="{css}"></div></div>'
     text = '<p data-region="text">What follows.</p>'
     pixels, regions = typesetter.set_page(STYLE + zone(tall + text), 600, 800)
     assert [each.class_name for each in regions] == ["text"]

@@ -76,4 +76,5 @@ def test_without_texts_the_run_says_which_settings_to_look_at(tmp_path, settings
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     run = run_workflow(tmp_path, "synthesis", ok=False)
-    assert run.code and "synthesis.texts" in run.output
+    assert run.code
+    assert "synthesis.texts" in run.output
