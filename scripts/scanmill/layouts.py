@@ -510,7 +510,7 @@ def _answer(sheet: Sheet, filled: bool) -> str:
     if not filled:
         return "&nbsp;"
     rng = sheet.rng
-    faces = ("Dancing Script", "DejaVu Sans Mono", "Kaushan Script", sheet.style.face)
+    faces = (sheet.handwriting(), "DejaVu Sans Mono", sheet.handwriting(), sheet.style.face)
     css = f"font-family:{pick(rng, faces)!r};color:{pick(rng, ('#000', '#224'))}"
     return element("span", escape(sheet.author.words(1, 4)), css)
 
@@ -582,6 +582,9 @@ _FORM_PARTS: tuple[tuple[float, Callable[[Sheet, bool], str]], ...] = (
 
 def compose_letter(sheet: Sheet) -> None:
     """A letter: head, address, date, paragraphs, a name."""
+    if sheet.chance(0.2):
+        face = sheet.handwriting()
+        sheet.restyle(face=face, heading_face=face, justified=False)
     rng, author = sheet.rng, sheet.author
     parts = []
     if sheet.chance(0.5):
@@ -622,7 +625,7 @@ def _signature(sheet: Sheet) -> str:
     """How a letter ends: greetings, a name by hand, and in type."""
     rng, author = sheet.rng, sheet.author
     place = pick(rng, ("0", "50%"))
-    face = pick(rng, ("Dancing Script", "Kaushan Script", "Z003"))
+    face = sheet.handwriting()
     sign = "<br><br>"
     if sheet.chance(0.5):
         css = f"font:{rng.uniform(24, 44):.0f}px {face!r};margin-inline-start:{place}"
@@ -878,7 +881,7 @@ def compose_page(
     if lying and sheet.width < sheet.height:
         sheet.width, sheet.height = sheet.height, sheet.width
         sheet.right, sheet.bottom = sheet.width - sheet.left, sheet.height - sheet.top
-    if script in ("Jpan", "Hant", "Hans") and name in ("book", "newspaper") and rng.random() < 0.5:
+    if script in ("Jpan", "Hans") and name in ("book", "newspaper") and rng.random() < 0.5:
         sheet.restyle(vertical=True)
     kind.compose(sheet)
     return sheet.page(name)
@@ -890,5 +893,5 @@ def _choose_script(materials: Materials, rng: np.random.Generator, latin: float)
     if not others or (rng.random() < latin and "Latn" in scripts):
         return "Latn"
     # East Asian pages and Cyrillic ones are the most numerous in archives.
-    common = [each for each in ("Hans", "Jpan", "Kore", "Cyrl", "Arab", "Hant") if each in others]
+    common = [each for each in ("Hans", "Jpan", "Kore", "Cyrl", "Arab") if each in others]
     return pick(rng, common if common and rng.random() < 0.6 else others)

@@ -12,6 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -339,7 +340,7 @@ _COLUMNS = (
     "word",
 )
 #: As much is said by so many signs of these scripts for each letter of others.
-_DENSE = {"Hans": 0.36, "Hant": 0.36, "Jpan": 0.45, "Kore": 0.5}
+_DENSE = {"Hans": 0.36, "Jpan": 0.45, "Kore": 0.5}
 _UNITS = ("", "", "", "%", " mm", " kg", " °C", "*", " a")
 
 
@@ -356,7 +357,7 @@ class Author:
         """`sentences` must be some; without `headings`, beginnings of sentences serve."""
         self.script, self.sentences, self.headings, self.rng = script, sentences, headings, rng
         self.dense = _DENSE.get(script, 1.0)
-        self.spaced = script not in ("Hans", "Hant", "Jpan", "Thai", "Laoo", "Khmr", "Mymr")
+        self.spaced = script not in ("Hans", "Jpan", "Thai", "Laoo", "Khmr", "Mymr")
 
     def _sentence(self) -> str:
         return self.sentences[int(self.rng.integers(len(self.sentences)))]
@@ -404,19 +405,18 @@ class Author:
         return " ".join(word[:1].upper() + word[1:12] for word in words[: self.rng.integers(2, 4)])
 
     def reference(self) -> str:
-        """An entry of a bibliography."""
+        """An entry of a bibliography, as HTML."""
         rng = self.rng
         letters = "ABCDEFGHJKLMNPRSTW"
         people = ", ".join(
-            f"{self.name().split()[-1]} {letters[rng.integers(18)]}"
+            f"{escape(self.name().split()[-1])} {letters[rng.integers(18)]}"
             + (letters[rng.integers(18)] if rng.random() < 0.4 else "")
             for _ in range(min(8, 1 + rng.poisson(2.2)))
         )
         year, volume, page = rng.integers(1890, 2025), rng.integers(1, 300), rng.integers(1, 2000)
-        journal = (
-            "<i>" + " ".join(word[:6].capitalize() for word in self.words(1, 5).split()) + "</i>"
-        )
-        title = self.words(5, 16)
+        journal = " ".join(word[:6].capitalize() for word in self.words(1, 5).split())
+        journal = f"<i>{escape(journal)}</i>"
+        title = escape(self.words(5, 16))
         pages = f"{page}–{page + rng.integers(2, 30)}"
         return (
             f"{people}. {title}. {journal} {year};{volume}:{pages}.",

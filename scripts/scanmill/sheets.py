@@ -94,6 +94,11 @@ class Sheet:
         self.right = self.width * (1 - side * rng.uniform(0.8, 1.2))
         self.top, self.bottom = self.height * top, self.height * (1 - top * rng.uniform(0.9, 1.3))
 
+    def handwriting(self) -> str:
+        """A family like a pen's; where the script has none, that of the text."""
+        faces = self.materials.typefaces[self.script].handwriting
+        return pick(self.rng, faces or (self.style.face,))
+
     def restyle(self, **changes: object) -> None:
         """Change the style before anything is set."""
         self.style = self.style._replace(**changes)

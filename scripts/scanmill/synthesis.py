@@ -22,15 +22,19 @@ from scanmill.augmentation import clip_polygon
 from scanmill.layouts import KINDS, compose_page
 from scanmill.progress import logger
 from scanmill.scanning import as_grey, scan_page
-from scanmill.sheets import Materials
+from scanmill.sheets import Materials, Page
 from scanmill.typesetting import SetRegion, Typesetter
 
 #: PubLayNet's classes in PubLayNet's order.
 CLASSES = ("text", "title", "list", "table", "figure")
-#: Pixels of a page's shorter side, at most: detectors of this kind are trained on fewer.
+#: Pixels of an image's shorter side, at most: detectors of this kind are trained on fewer.
 SIDE = 780
 #: Share of pages that stand on their heads: detectors are not to read them.
 OVERTURNED = 0.006
+#: Kinds of pages that are scanned two by two, and how often.
+BOUND, SPREADS = ("book", "dictionary", "cover", "plate"), 0.15
+#: Share of the pixels of a line of type that differ from its ground, by so much, at least.
+LEAST_INK, CONTRAST = 0.01, 40
 #: A region of which less is in the picture is none.
 LEAST_OF_REGION = 0.5
 JPEG_QUALITY = 85
@@ -56,11 +60,10 @@ def make_page(
 ) -> tuple[SyntheticPage, np.ndarray]:
     """The page of a seed; and the same before it was scanned, (H, W), to show through the next one."""
     rng = np.random.default_rng(seed)
-    done = None
-    while done is None:
-        page = compose_page(materials, rng, kinds)
-        done = typesetter.set_page(page.html, page.width, page.height)
-    pixels, regions = done
+    page, pixels, regions = _set_page(typesetter, materials, rng, kinds)
+    if page.kind in BOUND and rng.random() < SPREADS:
+        _, right, more = _set_page(typesetter, materials, rng, (page.kind,))
+        pixels, regions = _open_book((pixels, regions), (right, more), rng)
     zoom = min(1.0, SIDE / min(pixels.shape[:2]))
     if zoom < 1:
         pixels = cv2.resize(pixels, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
@@ -84,6 +87,48 @@ def make_page(
     if rng.random() < OVERTURNED:
         image, kept = np.ascontiguousarray(image[::-1, ::-1]), []
     return SyntheticPage(page.kind, page.script, image, kept), clean
+
+
+def _set_page(
+    typesetter: Typesetter, materials: Materials, rng: np.random.Generator, kinds: Sequence[str]
+) -> tuple[Page, np.ndarray, list[SetRegion]]:
+    """A page, its pixels (H, W, 3), its regions."""
+    while True:
+        page = compose_page(materials, rng, kinds)
+        done = typesetter.set_page(page.html, page.width, page.height)
+        if done and all(_has_ink(done[0], region) for region in done[1]):
+            return page, *done
+
+
+def _has_ink(pixels: np.ndarray, region: SetRegion) -> bool:
+    """Whether type is seen where it is set: some faces have no shape for signs that they claim to have,
+    and some grounds have the colour of the ink."""
+    if region.class_name in ("table", "figure"):
+        return True
+    (left, top), (right, bottom) = region.outline.min(axis=0), region.outline.max(axis=0)
+    box = pixels[int(top) : int(bottom) + 1, int(left) : int(right) + 1].astype(np.int16)
+    ground = np.median(box.reshape(-1, 3), axis=0)
+    return bool((np.abs(box - ground).max(axis=2) > CONTRAST).mean() >= LEAST_INK)
+
+
+def _open_book(
+    left: tuple[np.ndarray, list[SetRegion]],
+    right: tuple[np.ndarray, list[SetRegion]],
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, list[SetRegion]]:
+    """Two pages as they lie in an open book, the right one as high as the left, the spine in shadow."""
+    pixels, regions = left
+    height, width = pixels.shape[:2]
+    zoom = height / right[0].shape[0]
+    beside = cv2.resize(
+        right[0], (round(zoom * right[0].shape[1]), height), interpolation=cv2.INTER_AREA
+    )
+    both = np.hstack([pixels, beside])
+    away = np.abs(np.arange(both.shape[1], dtype=np.float32) - width) / width
+    shadow = 1 - rng.uniform(0, 0.7) * np.exp(-away * rng.uniform(15, 60))
+    both = (both * shadow[None, :, None]).astype(np.uint8)
+    moved = [each._replace(outline=each.outline * zoom + np.array([width, 0])) for each in right[1]]
+    return both, [*regions, *moved]
 
 
 def part_seed(part: str, seed: int) -> int:

@@ -41,7 +41,6 @@ SCRIPTS = {
     "Armn": "ա",
     "Ethi": "ሀ",
     "Hans": "们",
-    "Hant": "們",
     "Jpan": "の",
     "Kore": "가",
 }

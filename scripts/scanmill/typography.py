@@ -32,7 +32,6 @@ _USUAL_TEXT = (
 _RIGHT_TO_LEFT = ("Hebr", "Arab")
 _LANGUAGES = {
     "Hans": "zh-Hans",
-    "Hant": "zh-Hant",
     "Jpan": "ja",
     "Kore": "ko",
     "Arab": "ar",
@@ -351,8 +350,6 @@ class Composer:
     def words(self, text: str) -> str:
         """A text as HTML: words may break, some are emphasised, sources are cited."""
         rng, style = self.rng, self.style
-        if "<" in text and re.search(r"</[ib]>", text):
-            return text
         if style.script == "Latn" and style.justified:
             text = _BREAKS.sub("\u00ad", text)
         text = escape(text, quote=False)
