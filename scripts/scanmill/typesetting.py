@@ -7,6 +7,7 @@ heads, page numbers, ornaments.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,12 +20,23 @@ from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import sync_playwright
 
 from scanmill.errors import UserError
+from scanmill.progress import logger
 
 #: Names under which Chromium is installed.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _MEASURE = Path(__file__).with_name("measure_regions.js")
-#: Pages whose pictures cannot be had are set without them, after so many milliseconds.
-_PATIENCE = 20_000
+#: Milliseconds for a page that takes a tenth of a second, on machines that are busy.
+_PATIENCE = 60_000
+#: Pages after which Chromium is started anew: its memory grows.
+RESTART = 400
+#: Type without hinting and without colours at its edges, as PDF engines draw it.
+_FLAGS = (
+    "--font-render-hinting=none",
+    "--disable-lcd-text",
+    "--allow-file-access-from-files",
+    "--no-sandbox",
+    "--disable-gpu",
+)
 #: Quality of the JPEG in which the pixels come: losses are far below those of any scanner.
 _QUALITY = 95
 #: Pixels by which a first or last line must be shorter to show in a region's outline.
@@ -48,22 +60,11 @@ class Typesetter:
         self.script = _MEASURE.read_text(encoding="utf-8")
 
     def __enter__(self) -> Self:
-        """Start it. Raises UserError where it does not start."""
+        """Start Chromium; raises UserError where it does not start."""
         self.folder = Path(tempfile.mkdtemp(prefix="scanmill-typesetting-"))
         self.playwright = sync_playwright().start()
-        # Type without hinting and without colours at its edges, as PDF engines draw it.
-        flags = [
-            "--font-render-hinting=none",
-            "--disable-lcd-text",
-            "--allow-file-access-from-files",
-            "--no-sandbox",
-            "--disable-gpu",
-        ]
         try:
-            self.browser = self.playwright.chromium.launch(
-                executable_path=self.browser_path, args=flags
-            )
-            self.page = self.browser.new_page()
+            self._launch()
         except PlaywrightError as error:
             self.__exit__(None, None, None)
             raise UserError(f"Chromium does not start: {error}") from error
@@ -75,17 +76,47 @@ class Typesetter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End it, and delete its files."""
-        if hasattr(self, "browser"):
-            self.browser.close()
+        """Stop it."""
         self.playwright.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _launch(self) -> None:
+        self.browser = self.playwright.chromium.launch(
+            executable_path=self.browser_path, args=_FLAGS
+        )
+        self.page = self.browser.new_page()
+        self.done = 0
 
     def set_page(
         self, html: str, width: int, height: int
     ) -> tuple[np.ndarray, list[SetRegion]] | None:
         """Set a page: its pixels, (height, width, 3) uint8 BGR, and its regions within them. None where
-        regions would be cut whatever is taken away."""
+        regions would be cut whatever is taken away.
+
+        A Chromium that failed, or that has set RESTART pages, is started anew; raises UserError where it
+        fails again.
+        """
+        self.done += 1
+        try:
+            if self.done > RESTART:
+                self._relaunch()
+            return self._set_page(html, width, height)
+        except PlaywrightError as error:
+            logger.warning("Chromium failed, and is started anew: %s", str(error).splitlines()[0])
+        try:
+            self._relaunch()
+            return self._set_page(html, width, height)
+        except PlaywrightError as error:
+            raise UserError(f"Chromium cannot set a page: {error}") from error
+
+    def _relaunch(self) -> None:
+        with contextlib.suppress(PlaywrightError):
+            self.browser.close()
+        self._launch()
+
+    def _set_page(
+        self, html: str, width: int, height: int
+    ) -> tuple[np.ndarray, list[SetRegion]] | None:
         path = self.folder / "page.html"
         path.write_text(html, encoding="utf-8")
         self.page.set_viewport_size({"width": width, "height": height})
@@ -93,7 +124,7 @@ class Typesetter:
         found = self.page.evaluate(self.script)
         if found is None:
             return None
-        data = self.page.screenshot(type="jpeg", quality=_QUALITY)
+        data = self.page.screenshot(type="jpeg", quality=_QUALITY, timeout=_PATIENCE)
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         regions = []
         for each in found:

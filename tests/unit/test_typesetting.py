@@ -163,3 +163,27 @@ def test_outlines_follow_the_first_and_the_last_line(lines, corners):
     if len(lines) > 2:
         filled = 1000 * (len(lines) - 2) + sum((line[2] - line[0]) * 10 for line in lines[[0, -1]])
         assert area == pytest.approx(filled, rel=0.01)
+
+
+@needs_chromium
+def test_a_chromium_that_dies_is_started_anew_and_sets_the_same_page(typesetter, caplog):
+    page = STYLE + zone('<p data-region="text">Once more</p>')
+    before = typesetter.set_page(page, 600, 800)
+    typesetter.browser.close()
+    with caplog.at_level("WARNING"):
+        after = typesetter.set_page(page, 600, 800)
+    assert "started anew" in caplog.text
+    assert (before[0] == after[0]).all()
+    typesetter.done = typesetting.RESTART
+    assert (typesetter.set_page(page, 600, 800)[0] == before[0]).all()
+    assert typesetter.done == 0
+
+
+@needs_chromium
+def test_a_chromium_that_fails_again_is_an_error(typesetter, monkeypatch):
+    def fail(*_):
+        raise typesetting.PlaywrightError("Unable to capture screenshot")
+
+    monkeypatch.setattr(typesetter, "_set_page", fail)
+    with pytest.raises(UserError, match="cannot set a page: Unable to capture"):
+        typesetter.set_page("", 10, 10)
