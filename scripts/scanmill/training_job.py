@@ -134,12 +134,7 @@ def make_model(
             f"This training was begun before, in {state}: --resume goes on with it. Remove that folder "
             "to begin anew."
         )
-    if card and not is_backbone(card):
-        color = card["color"]
-    else:
-        # Who was only shown grey pages is shown grey pages.
-        grey = all(image.get("grey") for image in truth["train"]["images"])
-        color = "grey" if grey else "config"
+    color = _color(card, truth["train"])
     images = Path(truth["train"]["info"]["images"])
 
     begun = {"name": job.name, "classes": classes, "color": color}
@@ -194,6 +189,14 @@ def make_model(
         trained.best["iteration"],
         state / "training.png",
     )
+
+
+def _color(card: Mapping[str, Any] | None, truth: Mapping[str, Any]) -> str:
+    """How pages are shown to a detector: as to the one that it starts from; otherwise grey, if it learns
+    from grey pages alone."""
+    if card and not is_backbone(card):
+        return card["color"]
+    return "grey" if all(image.get("grey") for image in truth["images"]) else "config"
 
 
 def _take_gpus(device: str, count: int) -> list[int]:

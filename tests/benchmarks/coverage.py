@@ -1,9 +1,10 @@
 """How much of the annotated text of pages a model's text regions cover, and what they cover beside it.
 
-    python tests/benchmarks/coverage.py --truth coco.json --images FOLDER --text paragraph caption [--tiles 5000 1200]
+    python tests/benchmarks/coverage.py --truth coco.json --images FOLDER --text paragraph caption \\
+        [--tiles 5000 1200]
 
-For OCR that counts more than whether regions are cut as the annotators cut them. Text regions are those of
-text, title and list from `--min-score` on; areas are counted on a grid of `CELL` pixels.
+For OCR that counts more than whether regions are cut as the annotators cut them. Text regions are those
+of text, title and list from `--min-score` on; areas are counted on a grid of `CELL` pixels.
 """
 
 import argparse

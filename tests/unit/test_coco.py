@@ -661,6 +661,7 @@ def test_written_files(tmp_path):
         "document": "Atlas <I>",
         "page": 4,
         "sha256": hashlib.sha256((tmp_path / "book8/empty.png").read_bytes()).hexdigest(),
+        "grey": True,
     }
     outlined = [each for each in rows if each["segmentation"]]
     assert len(outlined) == 1

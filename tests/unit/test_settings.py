@@ -455,6 +455,23 @@ def test_readme_has_each_setting_with_its_default_and_kind():
     assert {key: kind for key, _, kind in rows} == kinds
 
 
+def test_settings_of_the_shipped_model_are_settings(tmp_path):
+    settings = load(tmp_path, configfiles=[CONFIG / "shipped-model.yaml"])
+    assert settings["dataset"]["annotations"] == "synthetic"
+    assert settings["training"]["epochs"] is None
+    assert settings["model"] == settings["training"]["name"]
+    # Files may take the word's place, and the word that of files.
+    own = {"dataset": {"annotations": ["a.json"]}}
+    configfiles = [CONFIG / "shipped-model.yaml"]
+    assert load(tmp_path, own, configfiles=configfiles)["dataset"]["annotations"] == ["a.json"]
+    own = {"dataset": {"annotations": {"test": ["a.json"]}}}
+    assert load(tmp_path, own, configfiles=configfiles)["dataset"]["annotations"] == {
+        "test": ["a.json"]
+    }
+    with pytest.raises(UserError, match=r"dataset\.annotations"):
+        load(tmp_path, {"dataset": {"annotations": "synthetics"}})
+
+
 def test_settings_for_newspapers_are_settings(tmp_path):
     newspapers = CONFIG / "newspapers.yaml"
     settings = load(tmp_path, configfiles=[newspapers])

@@ -13,6 +13,7 @@ from scanmill.model_folders import read_card
 from scanmill.training_job import (
     TrainingJob,
     _base_config,
+    _color,
     _digest,
     _take_gpus,
     _visible,
@@ -39,6 +40,16 @@ def test_config_is_that_of_the_model_to_start_from_or_the_one_that_is_named():
     wrong = ("MODEL.PIXEL_STD", [57.375, 57.12, 58.395])
     with pytest.raises(UserError, match="the backbone ImageNet-R-50 needs"):
         _base_config(job(config="mask_rcnn_R_50_FPN_3x.yaml", overrides=wrong), card)
+
+
+def test_a_detector_that_learns_from_grey_pages_alone_is_shown_grey_pages():
+    grey, mixed = ({"images": [{"grey": True}, {"grey": each}]} for each in (True, False))
+    card = read_card(SHIPPED)
+    assert _color(None, grey) == "grey"
+    assert _color(None, mixed) == _color({**card, "kind": "backbone"}, mixed) == "config"
+    assert _color({**card, "kind": "backbone"}, grey) == "grey"
+    assert _color(card, mixed) == "grey"
+    assert _color({**card, "color": "config"}, grey) == "config"
 
 
 def test_weights_of_a_config_become_a_model_to_start_from(tmp_path, monkeypatch):
