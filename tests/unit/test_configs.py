@@ -247,13 +247,18 @@ def test_config_of_ours_says_why_and_suits_documents(name):
     assert config.INPUT.RANDOM_FLIP == "none"
     assert not config.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     assert config.TEST.DETECTIONS_PER_IMAGE >= 500
-    assert config.MODEL.RPN.POST_NMS_TOPK_TEST >= 10 * 75
+    # Scanmill's detector takes more of them for a page that needs more.
+    least = 500 if name.startswith("scanmill") else 10 * 75
+    assert least <= config.MODEL.RPN.POST_NMS_TOPK_TEST
     ratios = config.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0]
     assert min(ratios) <= 0.1
     assert max(ratios) >= 4
 
 
-@pytest.mark.parametrize("name", [each for each in FAMILY if "_R_" in each or "_X_" in each])
+THEIRS = [each for each in FAMILY if "rcnn_R_" in each or "rcnn_X_" in each]
+
+
+@pytest.mark.parametrize("name", THEIRS)
 def test_config_of_ours_is_detectron2s_model(name):
     """The network is that of Detectron2's config of the same name, but for anchors and classes."""
     folder = "COCO-Detection" if name.startswith("faster") else "COCO-InstanceSegmentation"

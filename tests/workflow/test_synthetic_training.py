@@ -27,7 +27,7 @@ def settings(tmp_path_factory):
         "texts": [str(typeset.write_texts(folder / "texts"))],
         "translations": [],
         "pictures": [str(typeset.write_pictures(folder / "pictures"))],
-        "train": 6,
+        "train": 40,
         "val": 3,
         "test": 3,
     }
@@ -48,8 +48,8 @@ def test_the_shipped_models_settings_make_pages_and_a_model_of_them(tmp_path, se
         path.stem: len(json.loads(path.read_text())["images"])
         for path in sorted((results / "synthesis").glob("*.json"))
     }
-    assert pages == {"train-000": 6, "val-000": 3, "test-000": 3}
-    for split, count in (("train", 6), ("val", 3), ("test", 3)):
+    assert pages == {"train-000": 40, "val-000": 3, "test-000": 3}
+    for split, count in (("train", 40), ("val", 3), ("test", 3)):
         assert len(json.loads((results / f"dataset/{split}.json").read_text())["images"]) == count
     card = json.loads((results / "models/scanmill-layout-again/model.json").read_text())
     assert card["classes"] == ["text", "title", "list", "table", "figure"]
