@@ -33,7 +33,17 @@ SHARDS = {
     "00001": {"zeta.tif"},
 }
 DOCUMENTS = set.union(*SHARDS.values())
-TARGETS = {"plan", "images", "detections", "regions", "crops", "models", "synthesis", "train", "all"}
+TARGETS = {
+    "plan",
+    "images",
+    "detections",
+    "regions",
+    "crops",
+    "models",
+    "synthesis",
+    "train",
+    "all",
+}
 STAGES = ("render_pages", "detect_layout", "select_regions", "crop_regions")
 #: Enough for any run here on a machine that is busy with something else.
 PATIENCE = 300
