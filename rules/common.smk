@@ -169,7 +169,9 @@ def training_settings():
 def judging_pages():
     """The pages that a model is judged by: those of the test, or of validation where there are none."""
     given, shares = config["dataset"]["annotations"], config["dataset"]["split"]
-    tested = given.get("test") if isinstance(given, dict) else given == "synthetic" or shares["test"]
+    tested = (
+        given.get("test") if isinstance(given, dict) else given == "synthetic" or shares["test"]
+    )
     return f"results/dataset/{'test' if tested else 'val'}.json"
 
 

@@ -17,10 +17,7 @@ rule gather_materials:
         "../envs/scanmill.yaml"
     threads: 4
     params:
-        sources={
-            name: config["synthesis"][name]
-            for name in ("texts", "translations", "pictures")
-        },
+        sources={name: config["synthesis"][name] for name in ("texts", "translations", "pictures")},
     message:
         "Gather texts and pictures for synthetic pages"
     script:
@@ -35,12 +32,12 @@ rule synthesize_pages:
     output:
         annotations="results/synthesis/{part}.json",
         images=directory("results/synthesis/{part}"),
-    wildcard_constraints:
-        part="(train|val|test)-[0-9]{3}",
     log:
         "logs/synthesize_pages/{part}.log",
     benchmark:
         "benchmarks/synthesize_pages/{part}.tsv"
+    wildcard_constraints:
+        part="(train|val|test)-[0-9]{3}",
     conda:
         "../envs/scanmill.yaml"
     params:
