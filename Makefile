@@ -23,8 +23,9 @@ STATE = $(shell .venv/bin/python -c "import os, scanmill as s; \
 DOCTOR_PYTHON = $(shell .venv/bin/python -c "" 2>/dev/null && echo .venv/bin/python || echo $(PYTHON))
 IN_ENV = . .venv/bin/activate &&
 
-.PHONY: test-packages synthesis-packages train-shipped-model help env demo test fuzz lint format doctor benchmark benchmark-rendering benchmark-reliability \
-	benchmark-memory benchmark-accuracy benchmark-growth test-bare-machine clean check-python broken
+.PHONY: help env demo test test-packages fuzz lint format doctor benchmark benchmark-rendering \
+	benchmark-reliability benchmark-memory benchmark-accuracy benchmark-growth synthesis-packages \
+	train-shipped-model test-bare-machine clean check-python broken
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [TORCH=pypi|cpu|cu126] [DETECTRON2=pypi|installed]"
@@ -106,7 +107,7 @@ benchmark-growth: env  ## memory of one detector over 5000 pages of 30 sizes (15
 synthesis-packages:  ## as root, on Debian 12: Chromium, typefaces, texts and pictures that synthetic pages are made of (5 GB)
 	scripts/install_synthesis_packages.sh
 
-train-shipped-model: env  ## repeat the model that Scanmill ships, from nothing [RUN=shipped-model CORES=2] (days without a GPU)
+train-shipped-model: env  ## train a detector from nothing, on synthetic pages [RUN=shipped-model CORES=2] (about 10 hours on 2 cores)
 	mkdir -p $(or $(RUN),shipped-model)
 	$(IN_ENV) snakemake train --cores $(or $(CORES),2) --directory $(or $(RUN),shipped-model) \
 		--configfile config/shipped-model.yaml

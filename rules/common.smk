@@ -168,10 +168,8 @@ def training_settings():
 
 def judging_pages():
     """The pages that a model is judged by: those of the test, or of validation where there are none."""
-    given, shares = config["dataset"]["annotations"], config["dataset"]["split"]
-    tested = (
-        given.get("test") if isinstance(given, dict) else given == "synthetic" or shares["test"]
-    )
+    given, shares = dataset_settings()["annotations"], config["dataset"]["split"]
+    tested = given.get("test") if isinstance(given, dict) else shares["test"]
     return f"results/dataset/{'test' if tested else 'val'}.json"
 
 

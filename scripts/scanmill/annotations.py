@@ -338,12 +338,6 @@ def polygon_area(polygon: Polygon) -> float:
     return abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(points))) / 2
 
 
-def outline_area(outline: np.ndarray) -> float:
-    """The same of an outline (P, 2)."""
-    x, y = outline.T
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
-
-
 def annotate(
     number: int, image_id: int, category_id: int, outline: np.ndarray, decimals: int = 1
 ) -> dict[str, Any]:
@@ -355,7 +349,7 @@ def annotate(
         "image_id": image_id,
         "category_id": category_id,
         "bbox": np.round([*low, *(high - low)], decimals).tolist(),
-        "area": round(outline_area(points), decimals),
+        "area": round(polygon_area(points.reshape(-1).tolist()), decimals),
         "iscrowd": 0,
         "segmentation": [points.reshape(-1).tolist()],
     }

@@ -105,7 +105,7 @@ def _front(sheet: Sheet) -> str:
     rng, author = sheet.rng, sheet.author
     align = f"text-align:{pick(rng, ('start', 'start', 'center'))}"
     names = ", ".join(
-        author.name() + (f"<sup>{rng.integers(1, 6)}</sup>" if rng.random() < 0.7 else "")
+        escape(author.name()) + (f"<sup>{rng.integers(1, 6)}</sup>" if rng.random() < 0.7 else "")
         for _ in range(rng.integers(1, 12))
     )
     parts = []

@@ -31,7 +31,8 @@ LONGEST_CELL, LONGEST_CAPTION = 120, 500
 LEAST_PICTURE = 70
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 _SPACE = re.compile(r"\s+")
-_SENTENCE = re.compile(r"(?<=[.!?。！？।؟]) +|(?<=[。！？])")
+#: Where one sentence ends and the next begins.
+SENTENCE_END = re.compile(r"(?<=[.!?。！？।؟]) +|(?<=[。！？])")
 #: Parts of pages that are no part of their text.
 _NO_TEXT = ("script", "style", "nav", "header", "footer", "form", "noscript", "svg", "button")
 #: In an element's class, id or role.
@@ -160,7 +161,7 @@ def _text(element: html.HtmlElement, longest: int = LONGEST) -> str:
 def _cut(text: str, longest: int) -> str:
     """Whole sentences of a text, or, of a first one that is longer, its beginning."""
     kept = ""
-    for sentence in _SENTENCE.split(text):
+    for sentence in SENTENCE_END.split(text):
         if len(kept) + len(sentence) > longest:
             break
         kept += sentence + " "

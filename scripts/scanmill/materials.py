@@ -18,7 +18,13 @@ import cv2
 import numpy as np
 
 from scanmill.errors import UserError
-from scanmill.manuscripts import gather_articles, gather_phrases, read_articles, write_articles
+from scanmill.manuscripts import (
+    SENTENCE_END,
+    gather_articles,
+    gather_phrases,
+    read_articles,
+    write_articles,
+)
 from scanmill.progress import logger
 from scanmill.sheets import Materials
 from scanmill.typefaces import find_typefaces
@@ -33,7 +39,6 @@ LEAST_SIDE, MOST_SIDE = 90, 900
 SMALLEST_DRAWING, LARGEST_DRAWING = 3000, 80_000
 #: Sentences of a script, at most; articles of fewer are none to write in.
 MOST_SENTENCES, LEAST_SENTENCES = 40_000, 150
-_SENTENCE = re.compile(r"(?<=[.!?।؟])\s+|(?<=[。！？])")
 
 
 def gather(
@@ -67,7 +72,7 @@ def gather(
         raise UserError(
             f"There is no {'picture' if counts else 'article in HTML'} in the folders of "
             "synthesis.texts and synthesis.pictures. On Debian, `make synthesis-packages` installs "
-            "what the shipped model was made of."
+            "thousands of each."
         )
 
 
@@ -159,7 +164,7 @@ def load_materials(folder: Path, unseen: bool = False) -> Materials:
 
 
 def _sentences(text: str) -> Iterator[str]:
-    for sentence in _SENTENCE.split(text):
+    for sentence in SENTENCE_END.split(text):
         if 12 <= len(sentence) <= 400 and not re.search(r"https?:|[{}\\|]|--", sentence):
             yield sentence
 

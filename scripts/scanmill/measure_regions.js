@@ -3,7 +3,7 @@
 // Returns [{class_name, lines: [[x_min, y_min, x_max, y_max], ...]}, ...] in CSS pixels of the page, one
 // for each column that an element runs through. A line of type reaches from its descenders to the top of
 // its capitals, whatever letters it has, as the boxes of characters in a PDF do. What would be cut by
-// the edge of a zone is hidden.
+// the edge of a zone is taken away, and what follows moves up; null where that does not end.
 () => {
   const context = document.createElement("canvas").getContext("2d");
   const known = new Map();
@@ -39,7 +39,6 @@
       const node = walker.currentNode;
       if (!node.data.trim()) continue;
       const style = getComputedStyle(node.parentElement);
-      if (style.visibility === "hidden") continue;
       range.selectNodeContents(node);
       for (const rect of range.getClientRects())
         if (rect.width > 0.5 && rect.height > 0.5) lines.push(lineOf(rect, style, node.data));

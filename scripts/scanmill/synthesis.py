@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from scanmill.annotations import annotate, outline_area
+from scanmill.annotations import annotate, polygon_area
 from scanmill.augmentation import clip_polygon
+from scanmill.errors import UserError
 from scanmill.layouts import KINDS, compose_page
 from scanmill.progress import logger
 from scanmill.scanning import as_grey, scan_page
@@ -37,6 +38,10 @@ BOUND, SPREADS = ("book", "dictionary", "cover", "plate"), 0.15
 LEAST_INK, CONTRAST = 0.01, 40
 #: A region of which less is in the picture is none.
 LEAST_OF_REGION = 0.5
+#: Square pixels of a region, at least.
+SMALLEST = 4.0
+#: So many pages in a row that cannot be set are no chance.
+ATTEMPTS = 50
 JPEG_QUALITY = 85
 
 
@@ -56,7 +61,6 @@ def make_page(
     seed: Sequence[int],
     other: np.ndarray | None = None,
     kinds: Sequence[str] = tuple(KINDS),
-    scanned: bool = True,
 ) -> tuple[SyntheticPage, np.ndarray]:
     """The page of a seed; and the same before it was scanned, (H, W), to show through the next one."""
     rng = np.random.default_rng(seed)
@@ -69,20 +73,15 @@ def make_page(
         pixels = cv2.resize(pixels, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
     clean = as_grey(pixels, rng)
     outlines = [region.outline * zoom for region in regions]
-    if not scanned:
-        kept = [
-            SetRegion(each.class_name, line) for each, line in zip(regions, outlines, strict=True)
-        ]
-        return SyntheticPage(page.kind, page.script, clean, kept), clean
     scan = scan_page(clean, outlines, rng, other)
     height, width = scan.pixels.shape
     kept = []
     for region, outline in zip(regions, scan.outlines, strict=True):
-        inside = clip_polygon(outline.reshape(-1), np.array([0, 0, width, height])).reshape(-1, 2)
-        if len(inside) >= 3 and outline_area(inside) >= max(
-            4.0, LEAST_OF_REGION * outline_area(outline)
-        ):
-            kept.append(SetRegion(region.class_name, inside.astype(np.float64)))
+        whole = outline.reshape(-1)
+        inside = clip_polygon(whole, np.array([0, 0, width, height])).astype(np.float64)
+        least = max(SMALLEST, LEAST_OF_REGION * polygon_area(whole.tolist()))
+        if inside.size >= 6 and polygon_area(inside.tolist()) >= least:
+            kept.append(SetRegion(region.class_name, inside.reshape(-1, 2)))
     image = scan.pixels
     if rng.random() < OVERTURNED:
         image, kept = np.ascontiguousarray(image[::-1, ::-1]), []
@@ -92,12 +91,16 @@ def make_page(
 def _set_page(
     typesetter: Typesetter, materials: Materials, rng: np.random.Generator, kinds: Sequence[str]
 ) -> tuple[Page, np.ndarray, list[SetRegion]]:
-    """A page, its pixels (H, W, 3), its regions."""
-    while True:
+    """A page, its pixels (H, W, 3), its regions. Raises UserError where no page can be set."""
+    for _ in range(ATTEMPTS):
         page = compose_page(materials, rng, kinds)
         done = typesetter.set_page(page.html, page.width, page.height)
         if done and all(_has_ink(done[0], region) for region in done[1]):
             return page, *done
+    raise UserError(
+        f"Of {ATTEMPTS} pages none could be set so that its type is seen: do the typefaces that "
+        "fontconfig names have shapes that Chromium draws?"
+    )
 
 
 def _has_ink(pixels: np.ndarray, region: SetRegion) -> bool:

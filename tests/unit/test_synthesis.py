@@ -1,5 +1,6 @@
 """Synthetic pages: gathered, made, written as COCO that training reads; equal seeds, equal pages."""
 
+import itertools
 import json
 
 import cv2
@@ -8,10 +9,13 @@ import pytest
 import typeset
 from typeset import needs_chromium
 
+from scanmill import synthesis
 from scanmill.annotations import PART_PAGES, annotate, read_annotations, synthetic_parts
 from scanmill.coco import make_dataset
 from scanmill.errors import UserError
 from scanmill.materials import MOST_SIDE, gather, load_materials
+from scanmill.scanning import Scan
+from scanmill.sheets import Page
 from scanmill.synthesis import CLASSES, make_page, part_seed, synthesize_pages
 from scanmill.typesetting import Typesetter
 
@@ -95,12 +99,48 @@ def test_a_page_does_not_depend_on_those_before_it_but_for_what_shows_through(fo
     materials = load_materials(folder / "materials")
     with Typesetter() as typesetter:
         first, clean = make_page(typesetter, materials, (3, 7))
-        make_page(typesetter, materials, (3, 8))
-        again, _ = make_page(typesetter, materials, (3, 7))
-        bare, _ = make_page(typesetter, materials, (3, 7), scanned=False)
+        other, _ = make_page(typesetter, materials, (3, 8))
+        again, behind = make_page(typesetter, materials, (3, 7))
     assert (first.pixels == again.pixels).all()
-    assert bare.regions
-    assert (bare.pixels == clean).all()
+    assert (clean == behind).all()
+    assert other.pixels.shape != first.pixels.shape or (other.pixels != first.pixels).any()
+
+
+@needs_chromium
+def test_type_that_cannot_be_seen_is_on_no_page(folder, monkeypatch):
+    materials = load_materials(folder / "materials")
+    blank = '<p data-region="text" style="color:#fff">white on white</p>'
+    pages = itertools.chain([blank, '<p data-region="text">seen</p>'], itertools.repeat(blank))
+
+    def compose(*_):
+        return Page("book", "Latn", f"<body style='background:#fff'>{next(pages)}", 300, 200)
+
+    monkeypatch.setattr(synthesis, "compose_page", compose)
+    monkeypatch.setattr(synthesis, "SPREADS", 0)
+    with Typesetter() as typesetter:
+        _, clean = make_page(typesetter, materials, (1,))
+        assert clean.min() < 100
+        with pytest.raises(UserError, match="none could be set"):
+            make_page(typesetter, materials, (1,))
+
+
+@needs_chromium
+def test_two_pages_of_an_open_book_lie_side_by_side(folder, monkeypatch):
+    materials = load_materials(folder / "materials")
+    monkeypatch.setattr(synthesis, "scan_page", lambda page, outlines, *_: Scan(page, outlines))
+    monkeypatch.setattr(synthesis, "OVERTURNED", 0)
+    monkeypatch.setattr(synthesis, "SPREADS", 1)
+    with Typesetter() as typesetter:
+        page, _ = make_page(typesetter, materials, (4, 1), kinds=("dictionary",))
+    height, width = page.pixels.shape
+    assert width > height
+    middles = np.array([each.outline.mean(axis=0) for each in page.regions])
+    assert (middles[:, 0] < 0.5 * width).any()
+    assert (middles[:, 0] > 0.55 * width).any()
+    for region in page.regions:
+        low, high = np.rint([region.outline.min(axis=0), region.outline.max(axis=0)]).astype(int)
+        box = page.pixels[low[1] : high[1], low[0] : high[0]].astype(int)
+        assert np.ptp(box) > 60
 
 
 def test_a_region_is_annotated_in_pixels():
