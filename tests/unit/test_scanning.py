@@ -35,12 +35,11 @@ def test_outlines_move_with_the_pixels(step, seed):
     rng = np.random.default_rng(seed)
     more = (3.0,) if step == "_turn" else ()
     page, moved = getattr(scanning, step)(paint(OUTLINES), OUTLINES, rng, *more)
-    page[page < 3] = 0
-    corners = np.array([[0, 0], [30, 0], [30, 30], [0, 30]])
-    page[: corners[2][1]] = page[:, :12] = page[:, -12:] = page[-30:] = 255
-    assert overlap(page, moved) > 0.96
-    still = overlap(page, OUTLINES)
-    assert still < 0.999
+    # What came in at the edges may be black, and is of no region.
+    page[:30] = page[-30:] = page[:, :12] = page[:, -12:] = 255
+    followed, still = overlap(page, moved), overlap(page, OUTLINES)
+    assert followed > 0.994
+    assert still < followed - 0.004
 
 
 def test_a_dark_edge_makes_the_page_larger():
