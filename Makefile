@@ -87,7 +87,7 @@ doctor: check-python  ## say what this machine has, what is wrong, and the remed
 	@$(DOCTOR_PYTHON) scripts/doctor.py
 
 benchmark: env  ## pages/s: DefaultPredictor, the bare model, Scanmill, the workflow [MODEL= BENCHMARK="--pages 300 ..."]
-	$(IN_ENV) python scripts/benchmark.py --model $(or $(MODEL),starter) --workflow $(BENCHMARK)
+	$(IN_ENV) python scripts/benchmark.py --model $(or $(MODEL),scanmill-layout) --workflow $(BENCHMARK)
 
 benchmark-rendering: env demo/archive  ## page images beside pdf2image's, by kind of page [ARCHIVE=folder]
 	$(IN_ENV) python tests/benchmarks/rendering.py $(or $(ARCHIVE),demo/archive)
@@ -107,7 +107,7 @@ benchmark-growth: env  ## memory of one detector over 5000 pages of 30 sizes (15
 synthesis-packages:  ## as root, on Debian 12: Chromium, typefaces, texts and pictures that synthetic pages are made of (5 GB)
 	scripts/install_synthesis_packages.sh
 
-train-shipped-model: env  ## train a detector from nothing, on synthetic pages [RUN=shipped-model CORES=2] (about 10 hours on 2 cores)
+train-shipped-model: env  ## make the shipped model again: from nothing, on synthetic pages [RUN=shipped-model CORES=2] (days on 2 cores)
 	mkdir -p $(or $(RUN),shipped-model)
 	$(IN_ENV) snakemake train --cores $(or $(CORES),2) --directory $(or $(RUN),shipped-model) \
 		--configfile config/shipped-model.yaml

@@ -1,6 +1,6 @@
 """Pages per second of the detector: Detectron2's DefaultPredictor beside Scanmill, on this machine.
 
-    python scripts/benchmark.py --model starter --pages 40
+    python scripts/benchmark.py --model scanmill-layout --pages 40
     python scripts/benchmark.py --model COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml --pages 40
 
 A model is a folder in `models/`, a path to one, or the name of a config of Detectron2: then it has
@@ -376,7 +376,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="starter", help="model folder, or Detectron2 config")
+    parser.add_argument(
+        "--model", default="scanmill-layout", help="model folder, or Detectron2 config"
+    )
     parser.add_argument("--options", nargs="*", default=[], help="KEY VALUE ... for the latter")
     parser.add_argument("--archive", type=Path, help="PDFs of your own instead of those made")
     parser.add_argument("--pages", type=int, default=40, help="pages of those made (40)")

@@ -1,6 +1,6 @@
 """Detect on image files, without the workflow: a JSON of regions, and pictures with them drawn.
 
-    python scripts/predict.py --model starter --input pages/*.jpg --output out.json --draw drawn
+    python scripts/predict.py --model scanmill-layout --input pages/*.jpg --output out.json --draw drawn
     python scripts/predict.py --config-file X.yaml --input page.jpg --output out.json \\
         MODEL.WEIGHTS model_final.pth INPUT.MIN_SIZE_TEST 1000
 """

@@ -44,9 +44,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--start",
-        default="starter",
+        default="scanmill-layout",
         metavar="MODEL",
-        help="the page-layout model that `start` begins with: a folder or a name (default: starter)",
+        help="the page-layout model that `start` begins with: a folder or a name (default: %(default)s)",
     )
     parser.add_argument(
         "--backbone", metavar="MODEL", help="one more arm, which begins with this ImageNet backbone"

@@ -1,6 +1,6 @@
 """A model on page images: on batches of them for the workflow, on files for everybody else.
 
-    model = scanmill.detector.load("starter")
+    model = scanmill.detector.load("scanmill-layout")
     regions = model.detect(["page1.jpg", "page2.jpg"])
     regions.to_pandas()
 

@@ -219,7 +219,7 @@ def make_run(experiment: Experiment, arm: Arm, seed: int) -> Run:
             "best_iteration": provenance["best_iteration"],
         }
         _write(path, record)
-        # What a finished run does not need: 250 MB of the starter's size.
+        # What a finished run does not need: 250 MB with the config of the shipped model.
         (state / "last.pth").unlink(missing_ok=True)
         shutil.rmtree(state / "best", ignore_errors=True)
     else:

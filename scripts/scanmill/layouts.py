@@ -214,6 +214,9 @@ def compose_article(sheet: Sheet) -> None:
     opening = sheet.chance(0.2)
     left = sheet.left
     if opening:
+        if sheet.chance(0.4):
+            _banner_of_journal(sheet)
+            _, height = sheet.room
         wide = _front(sheet)
         if sheet.chance(0.15):
             left = _side_bar(sheet)
@@ -229,6 +232,34 @@ def compose_article(sheet: Sheet) -> None:
         flow = _ending(sheet, blocks)
     box = (left, sheet.top, sheet.right, sheet.bottom)
     sheet.frame(box, wide, flow, below, sheet.style.columns)
+
+
+def _banner_of_journal(sheet: Sheet) -> None:
+    """The journal's name, marks and addresses over the first page of an article: nothing of it."""
+    rng, author = sheet.rng, sheet.author
+    tall = sheet.height * rng.uniform(0.03, 0.1)
+    ground = pick(rng, ("", "", "background:#ddd", f"background:{sheet.style.accent};color:#fff"))
+    rule = pick(
+        rng, ("", "border-bottom:1px solid", "border-top:3px solid;border-bottom:1px solid")
+    )
+    size = rng.uniform(0.25, 0.5) * tall
+    face = pick(rng, ("bold", "normal"))
+    name = element("div", escape(author.words(1, 5)), f"font:{face} {size:.0f}px/1.1 sans-serif")
+    lines = element(
+        "div", _lines(author.words(2, 8) for _ in range(rng.integers(1, 4))), "font-size:.8em"
+    )
+    parts = [name, lines]
+    if sheet.materials.pictures and sheet.chance(0.5):
+        parts.append(
+            image(
+                pick(rng, sheet.materials.pictures),
+                f"max-width:{2 * tall:.0f}px;max-height:{tall:.0f}px",
+            )
+        )
+    order = [parts[i] for i in rng.permutation(len(parts))]
+    css = f"display:flex;justify-content:space-between;align-items:center;{ground};{rule}"
+    sheet.place((sheet.left, sheet.top, sheet.right, sheet.top + tall), "".join(order), css)
+    sheet.top += tall + sheet.style.size * rng.uniform(0.5, 1.5)
 
 
 def _side_bar(sheet: Sheet) -> float:
@@ -642,9 +673,16 @@ def compose_tables(sheet: Sheet) -> None:
     """A page of one or a few large tables."""
     width, height = sheet.room
     sheet.running()
+    if sheet.chance(0.3):  # One that began before, and goes on overleaf.
+        sheet.fill(sheet.composer.worded_table(width, height * sheet.rng.uniform(0.7, 1.4)))
+        return
     count = int(sheet.rng.choice([1, 1, 2, 3]))
     parts = []
     for _ in range(count):
+        if sheet.chance(0.3):
+            block = Block("table", sheet.author.caption())
+            parts.append(sheet.composer.table(block, width, height / count, fill=True))
+            continue
         block = sheet.author.table(12, 60 // count)
         columns = len(block.rows[0])
         while len(block.rows) * sheet.style.size * 1.8 < 0.5 * height / count:
@@ -682,22 +720,49 @@ def compose_contents(sheet: Sheet) -> None:
     align = pick(rng, ("center", "start"))
     names = ("Contents", "CONTENTS", "Table of Contents", author.words(1, 2))
     heading = title(pick(rng, names), f"text-align:{align}", 1)
+    if sheet.chance(0.35):
+        sheet.fill(_contents_of_journal(sheet), heading if sheet.chance(0.7) else "")
+        return
     page, lines = 1, []
     dotted = "border-bottom:1.5px dotted #333"
     dots = pick(rng, (dotted, dotted, ""))
+    chapters = pick(rng, ("", "font-weight:bold", "font-weight:bold;margin-top:1em"))
+    inset = pick(rng, (0, 1.4, 2.5))
     for chapter in range(1, int(rng.integers(5, 30))):
         for depth in range(int(rng.choice([1, 1, 2, 4]))):
             page += int(rng.integers(1, 15))
             number = f"{chapter}.{depth} " if depth else f"{chapter}. "
             name = escape((number if style.numbered else "") + author.words(2, 8))
-            bold = "font-weight:bold" if not depth and style.rule else ""
-            css = f"display:flex;padding-inline-start:{1.4 * bool(depth)}em;{bold}"
+            opens = "" if depth else chapters
+            css = f"display:flex;padding-inline-start:{inset * bool(depth)}em;{opens}"
             leader = element("span", css=f"flex:1;margin:0 .3em .3em;{dots}")
             line = element("span", name) + leader + element("span", str(page))
             lines.append(element("div", line, css))
     count = int((sheet.bottom - sheet.top) / (style.size * style.leading)) - 5
     body = region("table", "".join(lines[:count]))
     sheet.fill(body, heading if sheet.chance(0.7) else "")
+
+
+def _contents_of_journal(sheet: Sheet) -> str:
+    """Authors and names of articles over several lines, each with its page; in parts with headings."""
+    rng, author = sheet.rng, sheet.author
+    page, parts = int(rng.integers(1, 200)), []
+    gap, face = rng.uniform(0, 0.9), pick(rng, ("b", "i", "span"))
+    dots = pick(rng, ("border-bottom:1.5px dotted #333", ""))
+    for _ in range(rng.integers(1, 5)):
+        entries = ""
+        for _ in range(rng.integers(2, 12)):
+            page += int(rng.integers(2, 30))
+            text = element(face, escape(author.name())) + pick(rng, (", ", "<br>", ": "))
+            text += f"<i>{escape(author.words(5, 30))}</i>"
+            said = element("span", text, "max-width:85%")
+            line = said + element("span", css=f"flex:1;margin:0 .3em .3em;{dots}")
+            line += element("span", str(page), "align-self:flex-end")
+            entries += element("div", line, f"display:flex;margin-bottom:{gap:.2f}em")
+        if parts or sheet.chance(0.3):
+            parts.append(title(author.words(1, 4), "text-align:center"))
+        parts.append(region("table", entries))
+    return "".join(parts)
 
 
 def compose_dictionary(sheet: Sheet) -> None:
@@ -851,9 +916,9 @@ KINDS: dict[str, Kind] = {
     "brochure": Kind(8, compose_brochure, _BROCHURES, (1,), (11, 17), 0.0),
     "form": Kind(5, compose_form, ("A4", "letter", "legal", "A5"), (1,), (11, 15), 0.0),
     "letter": Kind(3, compose_letter, ("A4", "letter", "octavo"), (1,), (13, 19), 0.0),
-    "tables": Kind(3, compose_tables, ("A4", "letter", "slide", "legal"), (1,), (10, 15), 0.0),
+    "tables": Kind(4.5, compose_tables, ("A4", "letter", "slide", "legal"), (1,), (10, 15), 0.0),
     "plate": Kind(2.5, compose_plate, _COMMON, (1,), (11, 15), 0.0),
-    "contents": Kind(1.5, compose_contents, ("A4", "octavo", "letter"), (1,), (12, 17), 0.0),
+    "contents": Kind(2.5, compose_contents, ("A4", "octavo", "letter"), (1,), (12, 17), 0.0),
     "dictionary": Kind(1.5, compose_dictionary, ("octavo", "A4", "B5"), (2, 2, 3), (10, 14), 0.0),
     "law": Kind(3, compose_law, ("A4", "letter", "B5", "octavo"), (1, 1, 1, 2), (11.5, 16), 0.0),
     "cover": Kind(2, compose_cover, ("A4", "octavo", "letter", "A5"), (1,), (13, 20), 0.0),

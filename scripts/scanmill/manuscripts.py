@@ -79,7 +79,7 @@ class Block(NamedTuple):
     """Of a list: texts, or (text, items) of an item that has a list below it."""
     ordered: bool = False
     rows: tuple[tuple[str, ...], ...] = ()
-    """Of a table: texts of its cells."""
+    """Of a table: texts of its cells; none: a table of sentences is made up."""
     picture: str = ""
     """Path of a figure's picture; empty: one is drawn."""
 
@@ -382,10 +382,11 @@ class Author:
         count = int(self.rng.integers(few, many + 1))
         text = self._sentence()
         if not self.spaced:
-            return text[: max(2, int(count * 2.2))].rstrip("。、，；：")
+            return text[: max(2, int(count * 2.2))].strip("。、，；： \u3000") or text.strip()
         words = text.split()
         start = int(self.rng.integers(max(1, len(words) - count + 1)))
         phrase = " ".join(words[start : start + count]).strip(".,;:()[]\"'")
+        phrase = phrase or max(words, key=len)  # Of signs alone, nothing is left.
         return phrase[:1].upper() + phrase[1:]
 
     def heading(self, many: int = 8) -> str:
@@ -429,16 +430,22 @@ class Author:
     def list(self) -> Block:
         """A list of short or long items, sometimes with lists below them."""
         rng = self.rng
-        length = float(np.exp(rng.normal(4.2, 0.8)))
+        # A quarter are paragraphs with marks.
+        length = float(np.exp(rng.normal(*((4.2, 0.8) if rng.random() < 0.75 else (5.5, 0.4)))))
         items: list[Any] = []
         for _ in range(int(rng.choice([2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 10, 12, 16]))):
-            text = self.prose(float(np.clip(length * np.exp(rng.normal(0, 0.4)), 8, 500)))
+            text = self.prose(float(np.clip(length * np.exp(rng.normal(0, 0.4)), 8, 700)))
             if rng.random() < 0.5:
                 text = text.rstrip(".。")
             items.append(text)
-        if rng.random() < 0.15:
-            at = int(rng.integers(len(items)))
-            items[at] = (items[at], tuple(self.words(2, 9) for _ in range(rng.integers(2, 5))))
+        if rng.random() < 0.25:
+            below = float(rng.choice([30, 60, 150]))
+            for at in rng.permutation(len(items))[: rng.integers(1, 4)]:
+                count = int(rng.integers(2, 6))
+                items[at] = (
+                    items[at],
+                    tuple(self.prose(rng.uniform(0.4, 1.6) * below) for _ in range(count)),
+                )
         return Block("list", items=tuple(items), ordered=bool(rng.random() < 0.45))
 
     def table(self, most_columns: int = 9, most_rows: int = 24) -> Block:
@@ -533,6 +540,8 @@ class Author:
                 block = self.paragraph(median)
             elif kind == "formula":
                 block = Block("formula")
+            elif kind == "table" and self.rng.random() < 0.15:
+                block = Block("table", self.caption())  # Of sentences.
             else:
                 block = getattr(self, kind)()
             yield block

@@ -177,7 +177,10 @@ class Sheet:
         head, foot = self.top - 1.9 * self.style.size, self.bottom + self.style.size
         if self.chance(0.65):
             face = pick(rng, _RUNNING_FACES)
-            self._line(head, author.words(2, 7), f"{face};{pick(rng, ('', _CENTER, _END))}")
+            side = pick(rng, ("", _CENTER, _END))
+            if self.chance(0.15):  # Of two lines.
+                self._line(head - 1.1 * self.style.size, author.words(3, 10), f"{face};{side}")
+            self._line(head, author.words(2, 7), f"{face};{side}")
             if self.chance(0.3):
                 self._line(head + 1.4 * self.style.size, "", "border-top:1px solid #333")
         if self.chance(0.8):

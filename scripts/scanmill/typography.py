@@ -21,7 +21,7 @@ from scanmill.markup import element, image, item, region, title
 from scanmill.typefaces import Typefaces
 
 #: Faces like those of most books and journals come so often among those of Latin script.
-USUAL = 0.55
+USUAL = 0.65
 _USUAL_TEXT = (
     "Nimbus Roman", "TeX Gyre Termes", "Tinos", "Liberation Serif", "FreeSerif", "STIXGeneral", "STIX",
     "P052", "TeX Gyre Pagella", "C059", "Schoolbook Uralic", "CMU Serif", "Latin Modern Roman",
@@ -121,6 +121,8 @@ class Style(NamedTuple):
     title_size: float
     heading_size: float
     heading_css: str
+    heading_space: tuple[float, float]
+    """Above and below, in sizes of the text."""
     heading_align: str
     numbered: bool
     run_in: bool
@@ -196,8 +198,9 @@ def new_style(
         indent=size * rng.uniform(0.8, 2.2) if indented else 0.0,
         spacing=spacing,
         title_size=rng.uniform(1.3, 2.6),
-        heading_size=float(np.clip(rng.normal(1.18, 0.18), 0.95, 1.9)),
+        heading_size=_heading_size(rng),
         heading_css=heading_css,
+        heading_space=(rng.uniform(0.3, 1.5), rng.uniform(0, 0.7)),
         heading_align=pick(rng, ("start", "start", "start", "center")),
         numbered=rng.random() < 0.35,
         run_in=rng.random() < 0.15,
@@ -222,6 +225,13 @@ def new_style(
 def _leading(script: str, rng: np.random.Generator) -> float:
     leading = float(rng.choice(list(_LEADINGS), p=list(_LEADINGS.values())))
     return leading + (0.25 if script not in ("Latn", "Cyrl", "Grek", "Hebr") else 0)
+
+
+def _heading_size(rng: np.random.Generator) -> float:
+    """Of headings, in sizes of the text: in journals most are as large as that."""
+    if rng.random() < 0.35:
+        return 1.0
+    return float(np.clip(rng.normal(1.18, 0.18), 0.95, 1.9))
 
 
 def _heading_css(accent: str, rng: np.random.Generator) -> str:
@@ -269,7 +279,7 @@ def style_sheet(style: Style) -> str:
     p.first, p.flat {{ text-indent: 0; }}
     h1, h2, h3, h4, h5, h6 {{ {s.heading_css}; font-family: "{s.heading_face}", "Noto Sans", sans-serif;
       text-align: {s.heading_align}; line-height: 1.2; break-after: avoid; break-inside: avoid;
-      margin: {0.9 * s.size:.1f}px 0 {0.45 * s.size:.1f}px; }}
+      margin: {s.heading_space[0] * s.size:.1f}px 0 {s.heading_space[1] * s.size:.1f}px; }}
     h1 {{ font-size: {s.title_size:.2f}em; margin-top: 0; }}
     h2 {{ font-size: {s.heading_size:.2f}em; }}
     h3 {{ font-size: {max(1, s.heading_size * 0.9):.2f}em; }}
@@ -279,6 +289,9 @@ def style_sheet(style: Style) -> str:
     .item {{ display: flex; margin-bottom: {s.item_spacing:.1f}px; text-align: {align}; }}
     .item > .mark {{ flex: none; min-width: 1.5em; padding-inline-end: .35em; }}
     .item > .say {{ flex: 1 1 0; min-width: 0; }}
+    .inline > .item {{ display: block; text-indent: {s.indent:.1f}px; }}
+    .inline > .item > * {{ display: inline; }}
+    .inline > .item .item {{ text-indent: 0; }}
     .hang {{ padding-inline-start: 1.6em; text-indent: -1.6em; margin: 0 0 {s.item_spacing:.1f}px;
       text-align: {align}; }}
     .float {{ break-inside: avoid; margin: {0.7 * s.size:.1f}px 0; }}
@@ -409,7 +422,8 @@ class Composer:
         form = pick(self.rng, _MARKS)
         letters = self.rng.random() < 0.2
         items = self._items(block.items, block.ordered, form, letters, 0)
-        return region("list", items, class_="list")
+        name = "list inline" if self.rng.random() < 0.2 else "list"
+        return region("list", items, class_=name)
 
     def _items(
         self, items: Sequence[Any], ordered: bool, form: str, letters: bool, depth: int
@@ -514,7 +528,23 @@ class Composer:
             inner = self.images(wide, high, path)
         else:
             inner = draw_figure(wide, high, self.author.words, rng)
+            if rng.random() < 0.15:
+                inner += self._legend(wide)
         return region("figure", inner, class_="picture")
+
+    def _legend(self, width: float) -> str:
+        """What the signs of a figure mean, line by line under it: part of the figure."""
+        rng = self.rng
+        signs = pick(rng, ("■□▲△●○", "abcdef", "123456", "*†‡§¶#"))
+        lines = [
+            element("div", f"{sign}&ensp;{escape(self.author.words(1, 7))}")
+            for sign in signs[: rng.integers(2, 7)]
+        ]
+        css = (
+            f"width:{width:.0f}px;columns:{rng.integers(1, 4)};line-height:1.3;text-align:start;"
+            f"font-size:{rng.uniform(0.7, 0.95):.2f}em;margin-top:.4em"
+        )
+        return element("div", "".join(lines), css)
 
     def images(self, width: float, tall: float, path: str = "") -> str:
         """One image, or several with letters."""
@@ -547,18 +577,19 @@ class Composer:
         return element("div", cells, grid)
 
     def table(self, block: Block, width: float, tall: float, fill: bool = False) -> str:
-        """A table, its caption and its notes; rows that would not fit are left out."""
+        """A table, its caption and its notes; rows that would not fit are left out, and a block without
+        any becomes a table of sentences."""
         rng, style = self.rng, self.style
         self.tables += 1
         room = 0.85 * tall if fill else tall * rng.uniform(0.3, 0.7)
-        rows = self._fitting(block.rows, width, room)
+        rows = self._fitting(block.rows, width, room) if block.rows else []
         caption = note = ""
         if rng.random() < 0.85:
             caption = self.caption(block.text, style.table_label.format(self.tables))
         if rng.random() < 0.25:
             words = self.words(self.author.words(4, 24))
             note = region("text", f"{words}.", tag="p", class_="caption")
-        inner = self.bare_table(rows)
+        inner = self.bare_table(rows) if rows else self.worded_table(width, room)
         above, below = (caption, note) if style.caption_above else ("", note + caption)
         return element("div", above + inner + below, class_="float")
 
@@ -600,6 +631,61 @@ class Composer:
         thead = element("thead", head + lines[0]) if headed else ""
         tbody = element("tbody", "".join(lines[headed:]))
         return region("table", thead + tbody, css, "table", border=border)
+
+    def worded_table(self, width: float, tall: float) -> str:
+        """A table whose cells hold sentences, paragraphs and lists, which are no regions there."""
+        rng, author, size = self.rng, self.author, self.style.size
+        type_size = rng.choice([0.8, 0.9, 1.0])
+        shares = rng.dirichlet([1.5] * int(rng.integers(2, 5 if width < 40 * size else 6)))
+        shares = (shares + 0.12) / (shares + 0.12).sum()
+        kinds = [pick(rng, ("words", "phrase", "prose", "prose", "points")) for _ in shares]
+        if rng.random() < 0.3:
+            kinds[0] = "number"
+        padding = f"padding:{pick(rng, (0.1, 0.3, 0.6))}em {pick(rng, (0.3, 0.5, 0.9))}em"
+        rows, used = [], 0.0
+        if rng.random() < 0.7:
+            ground = self.style.table_css or pick(rng, ("", "background:#ddd"))
+            face = pick(rng, ("bold", "bold", "normal"))
+            cells = (escape(author.words(1, 4)) for _ in shares)
+            css = f"{padding};{ground};font-weight:{face}"
+            rows.append(element("tr", "".join(element("td", cell, css) for cell in cells)))
+        while len(rows) < 2 or (used < tall and len(rows) < 40):
+            number, cells, lines = len(rows), [], 1.0
+            for kind, share in zip(kinds, shares, strict=True):
+                letters = max(4.0, 2 * share * width / (size * type_size))
+                text, length = self._worded_cell(kind, number, letters)
+                cells.append(element("td", text, f"{padding};width:{100 * share:.0f}%"))
+                lines = max(lines, length / letters)
+            used += (lines + 0.6) * size * type_size * self.style.leading
+            rows.append(element("tr", "".join(cells)))
+        css = f"width:100%;font-size:{type_size}em;line-height:{self.style.leading}"
+        border = 1 if rng.random() < 0.7 else None
+        return region("table", element("tbody", "".join(rows)), css, "table", border=border)
+
+    def _worded_cell(self, kind: str, number: int, letters: float) -> tuple[str, float]:
+        """A cell's HTML, and how many letters it has; a line of it holds `letters`."""
+        rng, author = self.rng, self.author
+        if rng.random() < 0.08:
+            return "", 0
+        if kind == "number":
+            return f"{number}.", 1
+        if kind == "points":
+            texts = [author.prose(rng.uniform(15, 130)) for _ in range(rng.integers(1, 6))]
+            marks = pick(rng, (self.style.bullet, "–", "1"))
+            points = (
+                item(f"{place}." if marks == "1" else marks, escape(text))
+                for place, text in enumerate(texts, 1)
+            )
+            return "".join(points), sum(len(text) + letters for text in texts)
+        if kind == "prose":
+            parts = [author.prose(rng.lognormal(4.8, 0.7)) for _ in range(rng.choice([1, 1, 1, 2]))]
+        else:
+            parts = [author.words(*((1, 6) if kind == "words" else (4, 14)))]
+        lines = [*map(escape, parts)]
+        if rng.random() < 0.1:
+            parts.append(author.words(1, 4))
+            lines.insert(0, element("b", escape(parts[-1])))
+        return "<br>".join(lines), sum(len(part) + letters / 2 for part in parts)
 
     def _heads_over_columns(self, columns: int) -> str:
         """A row of a table's head whose two cells stand over several columns each."""

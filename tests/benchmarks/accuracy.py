@@ -29,7 +29,7 @@ from scanmill.preprocessing import Page, batches, pages_of, parts
 from scanmill.settings import output_settings
 from scanmill.tiles import Detections
 
-MODEL = ROOT / "models/starter"
+MODEL = ROOT / "models/scanmill-layout"
 
 
 def detect_all(detector: Detector, pages: list[Page], results: Path) -> list[Detections]:

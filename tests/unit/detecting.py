@@ -11,13 +11,19 @@ import torch
 import yaml
 
 from scanmill.detection import place
-from scanmill.model_folders import CONFIG, read_card, write_card
+from scanmill.model_folders import CONFIG, read_card, read_config, write_card
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 from make_demo_archive import write_vector_pdf
 
-SHIPPED = Path(__file__).parents[2] / "models" / "starter"
+SHIPPED = Path(__file__).parents[2] / "models" / "scanmill-layout"
+#: Short and longest side of the pages that it takes, in pixels.
+SIZES = tuple(
+    read_config(SHIPPED / CONFIG)["INPUT"][f"{side}_SIZE_TEST"] for side in ("MIN", "MAX")
+)
+#: Entries of a config that halve them, where only the way of the rows matters.
+HALF = {"INPUT__MIN_SIZE_TEST": SIZES[0] // 2, "INPUT__MAX_SIZE_TEST": SIZES[1] // 2}
 SETTINGS = {
     "score_floor": 0.05,
     "max_detections": 1000,

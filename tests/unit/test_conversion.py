@@ -10,7 +10,15 @@ import safetensors.torch
 import torch
 import yaml
 from benchmark import random_network
-from detecting import SETTINGS, SHIPPED, assert_same_detections, detect, draw_pages, pixels
+from detecting import (
+    SETTINGS,
+    SHIPPED,
+    SIZES,
+    assert_same_detections,
+    detect,
+    draw_pages,
+    pixels,
+)
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
@@ -163,8 +171,8 @@ def test_converted_checkpoint_is_the_shipped_model(tmp_path, shipped):
         "format": "BGR",
         "pixel_mean": [220.0, 220.0, 220.0],
         "pixel_std": [60.0, 60.0, 60.0],
-        "min_size": 448,
-        "max_size": 800,
+        "min_size": SIZES[0],
+        "max_size": SIZES[1],
     }
     assert card["parameters"] == sum(tensor.numel() for tensor in shipped.values())
     assert yaml.safe_load((target / CONFIG).read_text()) == yaml.safe_load(

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from detecting import DEVICES, SETTINGS, copy_model, detect, draw_pages, load, pixels
+from detecting import DEVICES, HALF, SETTINGS, copy_model, detect, draw_pages, load, pixels
 
 from scanmill.detection import Work, detect_documents, place
 from scanmill.detector import Detector
@@ -21,8 +21,6 @@ from scanmill.tiles import TileDetections, merge_tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")
 
-CAP = 6
-
 
 @pytest.fixture(scope="module", params=DEVICES)
 def device(request):
@@ -32,19 +30,25 @@ def device(request):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """The shipped model on small pages."""
-    sizes = {"INPUT__MIN_SIZE_TEST": 192, "INPUT__MAX_SIZE_TEST": 320}
-    return copy_model(tmp_path_factory.mktemp("models") / "small", **sizes)
+    return copy_model(tmp_path_factory.mktemp("models") / "small", **HALF)
 
 
 @pytest.fixture(scope="module")
-def small(model, device):
-    """It, with few detections on each page: where only the way of the rows matters."""
-    return Detector(model, {**SETTINGS, "max_detections": CAP}, device, 3)
+def small(model, device, images):
+    """It, with a cap on detections that the second page meets, and the first does not."""
+    detector = Detector(model, SETTINGS, device, 3)
+    _, found = detect(detector, [pixels(detector, image) for image in images], images)
+    few, many, _ = (len(each.scores) for each in found)
+    assert 0 < few < many - 1
+    return Detector(model, {**SETTINGS, "max_detections": (few + many) // 2}, device, 3)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return draw_pages(tmp_path_factory.mktemp("pages"), 3)
+    """Three pages, half of the first empty."""
+    first, *others = draw_pages(tmp_path_factory.mktemp("pages"), 3)
+    first[len(first) // 2 :] = 255
+    return [first, *others]
 
 
 def store_pages(results, images):
@@ -110,8 +114,8 @@ def test_shard_is_recorded_by_document(small, images, tmp_path, monkeypatch):
     counts = [len(alone[0].scores), len(alone[1].scores)]
     assert pages["n_detections"].to_pylist() == counts
     # A page that met the cap says so.
-    assert min(counts) < max(counts) == CAP
-    assert pages["capped"].to_pylist() == [count == CAP for count in counts]
+    assert counts[0] < counts[1] == small.max_detections
+    assert pages["capped"].to_pylist() == [False, True]
     outcome = pages.to_pylist()[0]
     assert (outcome["document"], outcome["status"]) == ("a.pdf", "ok")
     assert outcome["n_proposals"] == tiles[0].n_proposals

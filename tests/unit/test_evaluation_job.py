@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from detecting import SETTINGS, SHIPPED, draw_pages
+from detecting import HALF, SETTINGS, SHIPPED, SIZES, draw_pages
 
 from scanmill.detector import Detector
 from scanmill.errors import UserError
@@ -33,7 +33,7 @@ def truth(tmp_path_factory):
 
 def test_every_detection_is_judged_in_pixels_of_its_page(truth):
     content, folder = truth
-    detector = Detector(SHIPPED, {**SETTINGS, "score_floor": 0.05}, "cpu")
+    detector = Detector(SHIPPED, {**SETTINGS, "score_floor": 0.01}, "cpu")
     found = detect_truth(detector, content, folder, 2)
     assert set(found["image_id"].to_pylist()) == {10, 20}
     assert min(found["score"].to_pylist()) < 0.5
@@ -88,12 +88,15 @@ def test_sizes_are_judged_each_by_itself(truth, caplog):
     images = [{**each, "document": "a", "page": 1} for each in content["images"]]
     whole = {"images": images, "annotations": annotations, "categories": categories}
     model = JudgedModel(SHIPPED, {**SETTINGS, "score_floor": 0.05}, "cpu")
-    small, own = compare_sizes(model, [224, 448], 800 / 448, whole, folder, 2, samples=0)
-    assert (small.min_size, small.max_size) == (224, 400)
-    assert (own.min_size, own.max_size) == (448, 800)
+    (shortest, longest), half = SIZES, tuple(HALF.values())
+    small, own = compare_sizes(
+        model, [half[0], shortest], longest / shortest, whole, folder, 2, samples=0
+    )
+    assert (small.min_size, small.max_size) == half
+    assert (own.min_size, own.max_size) == SIZES
     # What it finds at its own size is the truth here.
     assert own.metrics["box_AP"].value == pytest.approx(1)
     assert small.metrics["box_AP"].value < 0.9
     assert small.pages_per_second > 0
     assert own.memory > 100
-    assert "pages of 224 / 400 px: box_AP" in caplog.text
+    assert f"pages of {half[0]} / {half[1]} px: box_AP" in caplog.text

@@ -65,7 +65,7 @@ def test_validations_are_no_closer_than_metrics_are_written():
 def test_a_start_is_a_folder_or_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_folder(str(SHIPPED)) == SHIPPED
-    assert find_folder("starter") == SHIPPED
+    assert find_folder("scanmill-layout") == SHIPPED
     with pytest.raises(UserError, match="There is no model `nothing`"):
         find_folder("nothing")
 

@@ -173,6 +173,31 @@ def test_wide_tables_lose_columns_in_narrow_ones():
     assert setter.table(Block("table", "", rows=rows), 1500, 900).count("<td") >= 6 * 8
 
 
+def test_tables_of_sentences_are_one_region_and_as_high_as_there_is_room():
+    setter, points, letters = composer(), 0, []
+    for _ in range(60):
+        low, high = setter.worded_table(500, 200), setter.worded_table(500, 800)
+        assert low.count("data-region") == high.count("data-region") == 1
+        points += 'class="item"' in high
+        assert low.count("<tr") >= 2
+        letters.append([len(re.sub("<.*?>", "", each)) for each in (low, high)])
+    assert points > 5
+    low, high = np.mean(letters, axis=0)
+    assert high > 2 * low
+    sentences = setter.table(Block("table", "Prices"), 500, 800)
+    assert sentences.count('data-region="table"') == 1
+    assert "Prices" in sentences
+
+
+def test_legends_are_part_of_their_figure():
+    setter, legends = composer(), 0
+    for _ in range(200):
+        html = setter.picture(400, 300)
+        assert html.count("data-region") == 1
+        legends += "&ensp;" in html
+    assert 5 < legends < 60
+
+
 @pytest.mark.parametrize("rules", ["three", "grid", "rows", "stripes", "none", "outer", "columns"])
 def test_styles_are_whole_css(rules):
     sheet = style_sheet(composer(table_rules=rules).style)

@@ -134,6 +134,22 @@ def test_prose_is_about_as_long_as_asked(author):
     assert len(chinese.prose(300)) < 150
 
 
+@pytest.mark.parametrize(
+    ("script", "sentence"),
+    [
+        ("Hans", "\u3000\u3000 这是一个句子，讲一座城市。"),
+        ("Hans", "。。。 。。"),
+        ("Latn", "() (…) ()"),
+    ],
+)
+def test_phrases_and_names_are_some(script, sentence):
+    author = Author(script, [sentence], [], np.random.default_rng(0))
+    for _ in range(50):
+        assert author.words(1, 4).strip()
+        assert author.name().split()
+        assert author.reference()
+
+
 def test_made_up_tables_are_rectangles(author):
     for _ in range(200):
         rows = author.table().rows

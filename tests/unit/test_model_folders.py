@@ -20,7 +20,7 @@ from scanmill.model_folders import (
     write_card,
 )
 
-SHIPPED = Path(__file__).parents[2] / "models" / "starter"
+SHIPPED = Path(__file__).parents[2] / "models" / "scanmill-layout"
 CLASSES = ["text", "table"]
 
 
@@ -44,7 +44,7 @@ def change_card(folder, **entries):
 
 def test_shipped_model_is_whole():
     card = check_model(SHIPPED)
-    assert card["name"] == "starter"
+    assert card["name"] == "scanmill-layout"
     assert card["classes"] == ["text", "title", "list", "table", "figure"]
     assert card["licence"]
     assert card["provenance"]

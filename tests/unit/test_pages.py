@@ -18,7 +18,7 @@ SETTINGS = {
     "reading_order": "columns",
     "page_tables": True,
 }
-MODEL = {"name": "starter", "digest": "0123", "classes": ["text", "table"]}
+MODEL = {"name": "scanmill-layout", "digest": "0123", "classes": ["text", "table"]}
 
 
 def image_row(page, **entries):
@@ -153,7 +153,7 @@ def test_page_that_was_looked_at_has_a_table(finished):
         "page_width": "1000",
         "page_height": "1400",
         "image": f"store/{NAME}/images/0003.jpg",
-        "model": "starter",
+        "model": "scanmill-layout",
         "model_digest": "0123",
         "classes": '["text", "table"]',
         "fingerprint": wanted.full,

@@ -38,7 +38,7 @@ def registry(folder, **entries):
 
 
 def test_registry_has_what_it_should():
-    assert find_model("starter", [], ENTRIES) == MODELS / "starter"
+    assert find_model("scanmill-layout", [], ENTRIES) == MODELS / "scanmill-layout"
     documents = {
         "PubLayNet": ["faster_rcnn_R_50", "mask_rcnn_R_50", "mask_rcnn_X_101_32x8d"],
         "PrimaLayout": ["mask_rcnn_R_50"],
@@ -151,7 +151,7 @@ def test_own_entries_are_added_and_replace(tmp_path):
 
 
 def test_folder_of_ones_own(tmp_path):
-    shutil.copytree(MODELS / "starter", tmp_path / "shared" / "x")
+    shutil.copytree(MODELS / "scanmill-layout", tmp_path / "shared" / "x")
     entries = read_registry(registry(tmp_path, mine="{folder: shared/x}", gone="{folder: y}"))
     assert find_model("mine", [], entries) == tmp_path / "shared" / "x"
     with pytest.raises(
@@ -203,28 +203,31 @@ def test_address_that_is_not_encrypted_needs_a_digest(tmp_path):
 
 def test_folder_comes_before_an_entry_and_the_first_folder_wins(tmp_path):
     for name in ("one", "two"):
-        shutil.copytree(MODELS / "starter", tmp_path / name / "ImageNet-R-50")
+        shutil.copytree(MODELS / "scanmill-layout", tmp_path / name / "ImageNet-R-50")
     folders = [tmp_path / "none", tmp_path / "one", tmp_path / "two"]
     assert find_model("ImageNet-R-50", folders, ENTRIES) == tmp_path / "one" / "ImageNet-R-50"
     assert find_model("ImageNet-R-101", folders, ENTRIES) is ENTRIES["ImageNet-R-101"]
 
 
 def test_unknown_model_is_answered_with_those_there_are(tmp_path):
-    shutil.copytree(MODELS / "starter", tmp_path / "large")
+    shutil.copytree(MODELS / "scanmill-layout", tmp_path / "large")
     (tmp_path / "unfinished").mkdir()
     with pytest.raises(UserError) as raised:
         find_model("larg", [tmp_path, MODELS], ENTRIES)
     message = str(raised.value)
     assert f"no larg/model.json in {tmp_path} or {MODELS}" in message
     assert "Did you mean large?" in message
-    assert "Models found: large, starter; the registry's: starter, PubLayNet-faster" in message
+    assert (
+        "Models found: large, scanmill-layout; the registry's: scanmill-layout, PubLayNet-faster"
+        in message
+    )
     assert "ImageNet" not in message
     with pytest.raises(UserError, match="Models found: none; the registry's: none"):
         find_model("x", [], {})
 
 
 def test_backbone_is_no_detector(tmp_path):
-    shutil.copytree(MODELS / "starter", tmp_path / "bare")
+    shutil.copytree(MODELS / "scanmill-layout", tmp_path / "bare")
     card = json.loads((tmp_path / "bare" / "model.json").read_text())
     card |= {"kind": "backbone", "classes": []}
     (tmp_path / "bare" / "model.json").write_text(json.dumps(card))
@@ -233,7 +236,7 @@ def test_backbone_is_no_detector(tmp_path):
     with pytest.raises(UserError, match="ImageNet-R-50 is a backbone"):
         model_classes(ENTRIES["ImageNet-R-50"])
     assert model_classes(ENTRIES["TableBank-faster_rcnn_R_50_FPN_3x"]) == ["Table"]
-    assert model_classes(MODELS / "starter")[0] == "text"
+    assert model_classes(MODELS / "scanmill-layout")[0] == "text"
 
 
 def test_digest_is_of_what_decides_the_model():
@@ -260,6 +263,6 @@ def test_registry_is_plain_yaml():
 
 def test_model_that_was_trained_here_before_is_to_be_kept_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(MODELS / "starter", tmp_path / "results/models/mine")
+    shutil.copytree(MODELS / "scanmill-layout", tmp_path / "results/models/mine")
     with pytest.raises(UserError, match=r"mkdir -p models && cp -r results/models/mine models/"):
         find_model("mine", [Path("models"), MODELS], ENTRIES)

@@ -233,8 +233,8 @@ def test_unknown_keys_name_the_nearest(tmp_path, overrides, expected):
         ),
         ({"archive": ["/a"]}, "archive: ['/a'] is not allowed. Allowed: a path, or a block"),
         ({"model": False}, "model: false is not allowed. Allowed: the name of a model"),
-        ({"model": "../starter"}, 'model: "../starter" is not allowed.'),
-        ({"model": "starter\n"}, "model:"),
+        ({"model": "../scanmill-layout"}, 'model: "../scanmill-layout" is not allowed.'),
+        ({"model": "scanmill-layout\n"}, "model:"),
     ],
 )
 def test_wrong_values_say_what_is_allowed(tmp_path, overrides, expected):

@@ -325,10 +325,10 @@ def test_limits_do_not_enter_the_fingerprint(tmp_path):
 
 def test_record_names_all_that_belongs_to_it(tmp_path, stage):
     store = make_store(tmp_path, stage)
-    write(store, store.fingerprint([]), "a", {"model": "starter"})
+    write(store, store.fingerprint([]), "a", {"model": "scanmill-layout"})
     folder = document_folder(tmp_path, NAME)
     metadata = read_record_metadata(tmp_path, NAME, stage)
-    assert metadata["model"] == "starter"
+    assert metadata["model"] == "scanmill-layout"
     named = json.loads(metadata["files"])
     present = {
         path.relative_to(folder).as_posix(): path.stat().st_size
@@ -561,10 +561,10 @@ def test_dataset_is_the_rows_of_its_documents(tmp_path):
     pieces = [pages_of("a", 3), pages_of("b", 0), pages_of("c", 2)]
     pieces[0] = pieces[0].replace_schema_metadata({"scanmill.fingerprint": "x"})
     output = tmp_path / "regions" / "00000.parquet"
-    assert write_dataset("regions", iter(pieces), output, {"model": "starter"}) == 5
+    assert write_dataset("regions", iter(pieces), output, {"model": "scanmill-layout"}) == 5
     table = read_table(output)
     assert table["document"].to_pylist() == ["a"] * 3 + ["c"] * 2
-    assert read_metadata(output) == {"model": "starter", "schema_version": "1"}
+    assert read_metadata(output) == {"model": "scanmill-layout", "schema_version": "1"}
     assert write_dataset("regions", [], tmp_path / "none.parquet") == 0
     assert read_table(tmp_path / "none.parquet").schema.remove_metadata().equals(SCHEMAS["regions"])
 

@@ -171,14 +171,14 @@ def test_pieces_are_row_groups_of_the_same_rows(name, tmp_path):
 def test_metadata_stand_under_scanmill(tmp_path):
     path = tmp_path / "table.parquet"
     table = from_rows("failures", []).replace_schema_metadata({"pandas": "{}"})
-    write_table(table, path, {"model": "starter", "classes": '["Gärten"]'})
+    write_table(table, path, {"model": "scanmill-layout", "classes": '["Gärten"]'})
     assert read_metadata(path) == {
-        "model": "starter",
+        "model": "scanmill-layout",
         "classes": '["Gärten"]',
         "schema_version": SCHEMA_VERSION,
     }
     metadata = pq.read_schema(path).metadata
-    assert metadata[b"scanmill.model"] == b"starter"
+    assert metadata[b"scanmill.model"] == b"scanmill-layout"
     assert b"pandas" not in metadata
 
 

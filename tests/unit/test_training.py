@@ -74,7 +74,9 @@ def dataset(tmp_path_factory):
 
 
 def config_of(*overrides, epochs=2, classes=2):
-    config = resolve(read_config(SHIPPED / CONFIG), [*SMALL, *overrides], "starter")
+    """The shipped model's config with Detectron2's solver, however that model was trained."""
+    data = {key: block for key, block in read_config(SHIPPED / CONFIG).items() if key != "SOLVER"}
+    config = resolve(data, [*SMALL, *overrides], "scanmill-layout")
     given = {*SMALL[0::2], *overrides[0::2]}
     return training_config(config, given, 8, classes, epochs, "cpu")
 
@@ -200,7 +202,7 @@ def test_rois_are_pooled_in_float32():
 
 
 def test_order_is_every_page_once_an_epoch_and_the_same_from_the_middle():
-    whole = list(Order(5, 2, 7, 0, 10))
+    whole = list(Order(np.zeros(5, bool), 2, 7, 0, 10))
     assert [place for batch in whole for place, _ in batch] == list(range(20))
     for epoch in range(4):
         pages = [page for batch in whole for place, page in batch if place // 5 == epoch]
@@ -209,7 +211,7 @@ def test_order_is_every_page_once_an_epoch_and_the_same_from_the_middle():
         len({tuple(page for batch in whole for p, page in batch if p // 5 == e) for e in range(4)})
         > 1
     )
-    assert list(Order(5, 2, 7, 4, 10)) == whole[4:]
+    assert list(Order(np.zeros(5, bool), 2, 7, 4, 10)) == whole[4:]
 
 
 def test_page_is_varied_by_its_place_alone(dataset, tmp_path):
@@ -237,11 +239,27 @@ def test_page_is_varied_by_its_place_alone(dataset, tmp_path):
 
 
 def test_processes_share_each_batch():
-    whole = list(Order(7, 4, 3, 0, 5))
-    parts = [list(Order(7, 4, 3, 0, 5, rank, 2)) for rank in range(2)]
+    whole = list(Order(np.arange(7) % 2 == 0, 4, 3, 0, 5))
+    parts = [list(Order(np.arange(7) % 2 == 0, 4, 3, 0, 5, rank, 2)) for rank in range(2)]
     assert all(len(batch) == 2 for part in parts for batch in part)
     for batch, one, other in zip(whole, *parts, strict=True):
         assert sorted(one + other) == sorted(batch)
+
+
+def test_few_batches_have_high_and_wide_pages():
+    wide = np.random.default_rng(0).random(1000) < 0.2
+    batches = list(Order(wide, 8, 1, 0, 125))
+    assert sorted(page for batch in batches for _, page in batch) == list(range(1000))
+    mixed = [len({bool(wide[page]) for _, page in batch}) == 2 for batch in batches]
+    assert sum(mixed) <= 7  # 125 batches are 7 times 20; at random 104 would be mixed.
+
+
+def test_pages_of_a_batch_have_one_size_and_others_another(dataset, tmp_path):
+    pages = TrainingPages(*dataset, config_of(), "grey", 1, tmp_path)
+    sides = [[min(pages[(2 * k + i, i)]["image"].shape[1:]) for i in range(2)] for k in range(8)]
+    # The longest side may be what limits a page that was cropped.
+    assert sum(one == other for one, other in sides) >= 6
+    assert {one for one, _ in sides} >= {160, 192}
 
 
 def test_large_pages_are_decoded_once(dataset, tmp_path, monkeypatch):
@@ -294,6 +312,53 @@ def test_adamw_trains_by_its_own_rate(dataset, tmp_path):
     assert run(dataset, tmp_path, config).iterations == 2
     with pytest.raises(UserError, match="OPTIMIZER is Adam: it must be SGD or AdamW"):
         config_of("SOLVER.OPTIMIZER", "Adam")
+
+
+@pytest.mark.parametrize(("kind", "order"), [("norm", 2.0), ("norm", float("inf")), ("value", 2.0)])
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_gradients_are_clipped_as_detectron2_clips_them(kind, order, optimizer):
+    clip = "SOLVER.CLIP_GRADIENTS."
+    config = config_of(
+        *("SOLVER.OPTIMIZER", optimizer, clip + "ENABLED", True, clip + "CLIP_TYPE", kind),
+        *(clip + "NORM_TYPE", order, clip + "CLIP_VALUE", 0.5),
+    )
+    model = torch.nn.Sequential(*(torch.nn.Linear(4, size) for size in (4, 4, 4)))
+    model[2].bias.requires_grad_(False)
+    torch.manual_seed(0)
+    for scale, parameter in zip((1e-3, 0.1, 1, 10, 100), model.parameters(), strict=False):
+        parameter.grad = torch.randn(parameter.shape) * scale
+    expected = [parameter.grad.clone() for parameter in list(model.parameters())[:5]]
+    for gradient in expected:
+        limit = torch.nn.Parameter(torch.zeros_like(gradient))
+        limit.grad = gradient
+        if kind == "norm":
+            torch.nn.utils.clip_grad_norm_(limit, 0.5, order)
+        else:
+            torch.nn.utils.clip_grad_value_(limit, 0.5)
+    make_optimizer(config, model).step()
+    clipped = [parameter.grad for parameter in list(model.parameters())[:5]]
+    assert all(map(torch.allclose, clipped, expected))
+    assert clipped[0].abs().max() < 0.1  # Small ones are left.
+    assert clipped[4].abs().max() <= 0.5
+
+
+@pytest.mark.parametrize(("device", "divisor"), [("cpu", 32), ("cuda", 128)])
+def test_batches_of_a_gpu_have_few_shapes(device, divisor, monkeypatch):
+    build = training.build_model
+
+    def build_here(config):
+        config = config.clone()
+        config.MODEL.DEVICE = "cpu"
+        return build(config)
+
+    monkeypatch.setattr(training, "build_model", build_here)
+    config = config_of("MODEL.DEVICE", device)
+    config.MODEL.DEVICE = device
+    model = prepare_model(config, steady=False)
+    assert model.backbone.size_divisibility == divisor
+    page = {"image": torch.zeros(1, 200, 130, dtype=torch.uint8)}
+    height, width = model.preprocess_image([page]).tensor.shape[-2:]
+    assert (height % divisor, width % divisor) == (0, 0)
 
 
 def test_averaged_weights_are_validated_and_kept(dataset, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import os
 import pytest
 import safetensors.torch
 import torch
-from detecting import SHIPPED
+from detecting import SHIPPED, SIZES
 
 from scanmill import training_job
 from scanmill.errors import UserError
@@ -30,7 +30,9 @@ def job(**changed):
 
 def test_config_is_that_of_the_model_to_start_from_or_the_one_that_is_named():
     card = read_card(SHIPPED)
-    assert _base_config(job(overrides=("SEED", 3)), card).INPUT.MIN_SIZE_TEST == 448
+    own = _base_config(job(overrides=("SEED", 3)), card)
+    assert own.SEED == 3
+    assert [own.INPUT[f"{side}_SIZE_TEST"] for side in ("MIN", "MAX")] == list(SIZES)
     named = _base_config(job(config="mask_rcnn_R_50_FPN_3x.yaml", start=None), None)
     assert named.MODEL.RESNETS.DEPTH == 50
     with pytest.raises(UserError, match=r"training\.config is not set"):
@@ -60,7 +62,7 @@ def test_weights_of_a_config_become_a_model_to_start_from(tmp_path, monkeypatch)
         return find_start(config, ("MODEL.WEIGHTS", weights), classes, tmp_path / "start")
 
     assert start("") is None
-    assert start("starter") == start(str(SHIPPED)) == SHIPPED
+    assert start("scanmill-layout") == start(str(SHIPPED)) == SHIPPED
     tensors = safetensors.torch.load_file(SHIPPED / "model.safetensors")
     torch.save({"model": tensors, "iteration": 7}, tmp_path / "model_final.pth")
     assert read_card(start("model_final.pth"))["classes"] == CLASSES

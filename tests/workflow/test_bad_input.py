@@ -288,7 +288,7 @@ def test_a_disk_that_is_full(page, tmp_path):
         full = Finished(page.parent, disk / "run")
         run = full.run(ok=False)
         assert "Cannot write results: the disk is full" in run.output
-        assert "(results/models/.starter-" in run.output
+        assert "(results/models/.scanmill-layout-" in run.output
         assert "everything finished so far is kept" in run.output
         assert not [*(disk / "run").glob("results/**/.*tmp*")]
 
@@ -324,7 +324,7 @@ def break_card(folder, **entries):
 def test_a_model_folder_that_is_damaged(tmp_path, damage, message):
     write_settings(tmp_path, model="mine")
     model = tmp_path / "models/mine"
-    shutil.copytree(REPOSITORY / "models/starter", model)
+    shutil.copytree(REPOSITORY / "models/scanmill-layout", model)
     damage(model)
     run = run_workflow(tmp_path, "models", ok=False)
     assert message in one_line(run.output)

@@ -92,7 +92,7 @@ def test_one_call_leads_from_annotations_to_tables(annotated, tmp_path, undistur
     card = json.loads((run_folder / "results/models/mine/model.json").read_text())
     assert card["classes"] == ["block", "frame"]
     assert card["provenance"]["pages"] == {"train": 6, "val": 4}
-    assert card["provenance"]["start"]["name"] == "starter"
+    assert card["provenance"]["start"]["name"] == "scanmill-layout"
     # The command that the card names says all that decided the model.
     words = shlex.split(card["provenance"]["command"])
     assert words[:3] == ["snakemake", "results/models/mine/model.json", "--config"]
@@ -192,7 +192,7 @@ def test_training_that_was_killed_goes_on(annotated, tmp_path):
     [
         ({"dataset": {"annotations": []}}, "dataset.annotations is empty"),
         (
-            {"model": "starter", "training": {"name": "starter", "start": None}},
+            {"model": "scanmill-layout", "training": {"name": "scanmill-layout", "start": None}},
             "there is such a model already",
         ),
         ({"training": {"overrides": ["SOLVER.BASE_RL", 1]}}, "Did you mean SOLVER.BASE_LR"),
@@ -211,7 +211,7 @@ def test_mistake_is_told_before_anything_is_trained(annotated, tmp_path, changed
 def train_net(folder, *options, ok=True):
     """What scripts/train_net.py says."""
     script = REPOSITORY / "scripts/train_net.py"
-    config = ("--config-file", str(REPOSITORY / "models/starter/config.yaml"))
+    config = ("--config-file", str(REPOSITORY / "models/scanmill-layout/config.yaml"))
     call = [sys.executable, str(script), *config, *map(str, options)]
     done = subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode == 0) == ok, done.stderr
@@ -231,7 +231,7 @@ def test_command_line_of_detectron2(annotated, tmp_path):
     options = ["--num-gpus", 1, "--images", annotated, "--test", annotated / "test.json"]
     overrides = [*map(str, SMALL), "SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 0.0025]
     begin = [*options, "--train", annotated / "train.json", "--val", annotated / "val.json"]
-    train = [*begin, "MODEL.WEIGHTS", "starter", *overrides]
+    train = [*begin, "MODEL.WEIGHTS", "scanmill-layout", *overrides]
     said = train_net(tmp_path, *train)
     assert "12 pages (train 6, val 2, test 4), 36 objects of 2 classes: block, frame" in said
     assert "drawn anew" in said

@@ -28,8 +28,9 @@ from conftest import (
 sys.path.insert(0, str(REPOSITORY / "tests" / "unit"))
 
 from mirrors import running_mirrors
+from scores import between
 
-STARTER = REPOSITORY / "models" / "starter"
+SHIPPED = REPOSITORY / "models" / "scanmill-layout"
 CLASSES = ["text", "title", "list", "table", "figure"]
 
 
@@ -37,7 +38,7 @@ CLASSES = ["text", "title", "list", "table", "figure"]
 def checkpoint(tmp_path_factory):
     """The shipped model as a trainer of Detectron2 leaves one."""
     path = tmp_path_factory.mktemp("published") / "model_final.pth"
-    weights = safetensors.torch.load_file(STARTER / "model.safetensors")
+    weights = safetensors.torch.load_file(SHIPPED / "model.safetensors")
     torch.save({"model": {k: v.float() for k, v in weights.items()}, "iteration": 9}, path)
     return path
 
@@ -51,8 +52,8 @@ def mirrors(monkeypatch):
 
 def register(directory, **entry):
     """An entry `mine` in the registry of a working directory."""
-    shutil.copyfile(STARTER / "config.yaml", directory / "starter.yaml")
-    known = {"config": "starter.yaml", "classes": CLASSES, "color": "grey", "licence": "CC0-1.0"}
+    shutil.copyfile(SHIPPED / "config.yaml", directory / "layout.yaml")
+    known = {"config": "layout.yaml", "classes": CLASSES, "color": "grey", "licence": "CC0-1.0"}
     (directory / "models.yaml").write_text(yaml.safe_dump({"mine": known | entry}))
 
 
@@ -173,7 +174,7 @@ def test_prediction_is_what_the_workflow_finds(undisturbed, pages, tmp_path):
     inputs = [path.relative_to(tmp_path) for path, _ in pages]
     report = tmp_path / "out" / "report.json"
     options = ["--input", *inputs, "--output", report, "--draw", "drawn"]
-    _, said = tool(tmp_path, "predict", "--model", "starter", *options)
+    _, said = tool(tmp_path, "predict", "--model", "scanmill-layout", *options)
     found = json.loads(report.read_text())
     assert found["model"]["classes"] == CLASSES
     assert [each["image"] for each in found["images"]] == [str(path) for path in inputs]
@@ -196,19 +197,26 @@ def test_prediction_is_what_the_workflow_finds(undisturbed, pages, tmp_path):
     assert drawn.shape[:2] == (found["images"][0]["height"], found["images"][0]["width"])
 
 
-def test_prediction_as_detectron2_names_models(pages, checkpoint, tmp_path):
+def test_prediction_as_detectron2_names_models(undisturbed, pages, checkpoint, tmp_path):
     """A config, MODEL.WEIGHTS, KEY VALUE; without --output, the JSON goes to stdout."""
-    shutil.copyfile(STARTER / "config.yaml", tmp_path / "x.yaml")
-    (path, _), *_ = pages
+    shutil.copyfile(SHIPPED / "config.yaml", tmp_path / "x.yaml")
+    (path, name), *_ = pages
+    [page] = [row for row in rows(undisturbed.directory, "pages") if row["image"] == name]
+    known = [
+        row["score"]
+        for row in rows(undisturbed.directory, "regions")
+        if (row["document"], row["page"]) == (page["document"], page["page"])
+    ]
+    least = between(known)
     out, _ = tool(
         tmp_path,
         "predict",
         *("--config-file", "x.yaml", "--input", path, "--classes", *CLASSES, "--device", "cpu"),
-        *("MODEL.WEIGHTS", checkpoint, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.9"),
+        *("MODEL.WEIGHTS", checkpoint, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", least),
     )
     [image] = json.loads(out)["images"]
-    assert image["regions"]
-    assert min(region["score"] for region in image["regions"]) >= 0.9
+    found = sorted(region["score"] for region in image["regions"])
+    assert found == pytest.approx(sorted(score for score in known if score > least), abs=1e-6)
     _, said = tool(
         tmp_path,
         "predict",
@@ -227,7 +235,15 @@ def test_image_that_failed_is_told_and_the_others_are_done(pages, tmp_path):
     (path, _), *_ = pages
     (tmp_path / "bad.jpg").write_text("text")
     out, said = tool(
-        tmp_path, "predict", "--model", "starter", "--input", "bad.jpg", path, "none.png", ok=False
+        tmp_path,
+        "predict",
+        "--model",
+        "scanmill-layout",
+        "--input",
+        "bad.jpg",
+        path,
+        "none.png",
+        ok=False,
     )
     assert [each["status"] for each in json.loads(out)["images"]] == ["failed", "ok", "failed"]
     assert "bad.jpg failed: " in said
@@ -243,10 +259,11 @@ def test_model_that_cannot_be_fetched_is_explained(mirrors, pages, tmp_path):
 
 
 def test_models_are_listed(checkpoint, tmp_path):
-    register(tmp_path, weights=[str(checkpoint)], size_mb=62.7, quality="AP 12")
+    size = round(checkpoint.stat().st_size / 1e6, 1)
+    register(tmp_path, weights=[str(checkpoint)], size_mb=size, quality="AP 12")
     out, _ = tool(REPOSITORY, "list_models", "--directory", tmp_path)
-    assert "starter  [here: " in out
-    assert "mine  [to be fetched, 62.7 MB]" in out
+    assert "scanmill-layout  [here: " in out
+    assert f"mine  [to be fetched, {size} MB]" in out
     assert "quality: AP 12" in out
     assert "PubLayNet-mask_rcnn_X_101_32x8d_FPN_3x  [to be fetched, 856 MB]" in out
     assert "5 classes: Text, Title, List, Table, Figure" in out
@@ -256,9 +273,9 @@ def test_models_are_listed(checkpoint, tmp_path):
     out, _ = tool(tmp_path, "predict", "--model", "mine", "--input", "none.png", ok=False)
     out, _ = tool(tmp_path, "list_models", "mine")
     assert out.startswith("mine  [here: models/mine]")
-    assert "starter" not in out
+    assert "scanmill-layout" not in out
     _, said = tool(tmp_path, "list_models", "x-y", ok=False)
-    assert "error: No model is called so. There are mine, starter, PubLayNet" in said
+    assert "error: No model is called so. There are mine, scanmill-layout, PubLayNet" in said
 
 
 def test_checkpoint_becomes_a_model_folder(checkpoint, finished, tmp_path):
@@ -267,13 +284,13 @@ def test_checkpoint_becomes_a_model_folder(checkpoint, finished, tmp_path):
         "--weights",
         checkpoint,
         "--config-file",
-        STARTER / "config.yaml",
+        SHIPPED / "config.yaml",
         "--output",
         target,
     ]
     tool(tmp_path, "convert_model", *options, "--classes", *CLASSES, "--color", "grey", "--half")
     stored = safetensors.torch.load_file(target / "model.safetensors")
-    shipped = safetensors.torch.load_file(STARTER / "model.safetensors")
+    shipped = safetensors.torch.load_file(SHIPPED / "model.safetensors")
     assert all(torch.equal(stored[name], shipped[name]) for name in shipped)
     finished.settings(model="converted")
     before = rows(finished.directory, "regions")

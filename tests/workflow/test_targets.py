@@ -16,7 +16,7 @@ RULES = {  # `all` is what nearly every other test asks for.
 MADE = {
     "plan": "shards/00000.tsv",
     "images": "images/00000.parquet",
-    "models": "models/starter/model.json",
+    "models": "models/scanmill-layout/model.json",
     "detections": "detections/00000.parquet",
     "regions": "regions/00000.parquet",
     "crops": "crops/00000.parquet",
