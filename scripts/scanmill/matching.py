@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,12 +20,13 @@ from scanmill.preprocessing import resized_shape
 #: COCO's: 0.50, 0.55 .. 0.95, and the recalls at which precision is read.
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
-#: COCO's sizes, in squared pixels; here of the page as the detector sees it.
+#: COCO's sizes, in squared pixels; here of the page as the detector sees it. What is outside of `all` would
+#: be neither right nor wrong: COCO's 1e10 is less than a box has on a page that is said to be of 1 pixel.
 SIZES = {
-    "all": (0, 1e10),
+    "all": (0, math.inf),
     "small": (0, 32**2),
     "medium": (32**2, 96**2),
-    "large": (96**2, 1e10),
+    "large": (96**2, math.inf),
 }
 #: COCO cuts at 100 detections a page; below that nobody's numbers would be comparable.
 LEAST_MAX_DETECTIONS = 100

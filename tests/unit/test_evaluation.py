@@ -358,6 +358,15 @@ def test_boxes_without_area_match_nothing():
     assert [each.kind for each in evaluation.errors if each.count] == ["background", "missed"]
 
 
+def test_pages_that_are_said_to_be_of_one_pixel_are_judged():
+    truth = make_truth((1, "text", BOX), size=(1, 1))
+    beside = (500, 500, 900, 900)
+    evaluation = judge(truth, (1, "text", 0.9, BOX), (1, "text", 0.8, beside))
+    assert metric(evaluation, "box_AP").value == pytest.approx(1)
+    counts = {(each.kind, each.class_name): each.count for each in evaluation.errors if each.count}
+    assert counts == {("background", "text"): 1}
+
+
 def test_detections_that_do_not_fit_are_the_users():
     truth = make_truth((1, "text", BOX))
     for row in ((9, "text", 0.5, BOX), (1, "text", float("nan"), BOX)):
