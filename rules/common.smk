@@ -12,6 +12,7 @@ os.environ.update(PYTHONPATH=os.pathsep.join(search_path))
 from scanmill import (
     annotations,
     archive,
+    job_resources,
     model_folders,
     processors,
     regions,
@@ -173,15 +174,53 @@ def judging_pages():
     return f"results/dataset/{'test' if tested else 'val'}.json"
 
 
-def gpus_per_job():
-    """1 where the detector will look for a GPU, 0 where it runs on the CPU."""
+@lru_cache
+def detects_on_gpu():
+    """Whether the detector will have a GPU: where jobs go to other machines, `auto` wants one."""
     device = config["detection"]["device"]
-    return int(device == "cuda" or (device == "auto" and processors.nvidia_driver() is not None))
+    elsewhere = workflow.is_main_process and workflow.non_local_exec
+    return device == "cuda" or (
+        device == "auto" and (elsewhere or processors.nvidia_driver() is not None)
+    )
 
 
-def detection_threads():
+# Of rules: functions, since the executor is not known while the Snakefile is read.
+
+
+def gpus_per_job(wildcards):
+    """A resource: 1 where the detector will look for a GPU, 0 where it runs on the CPU."""
+    return int(detects_on_gpu())
+
+
+def detection_threads(wildcards):
     """Where a GPU detects, it is the decoding of pages that takes processors."""
-    return 16 if gpus_per_job() else 4
+    return 16 if detects_on_gpu() else 4
+
+
+def _need(rule):
+    on_cpu = rule == "detect_layout" and not detects_on_gpu()
+    return job_resources.NEEDS[f"{rule}_cpu" if on_cpu else rule]
+
+
+def _shard_size(rule, wildcards):
+    # The jobs of an array get what the first of them asks for.
+    if rule == "detect_layout":
+        return job_resources.largest_shard(Path("results/shards"))
+    return job_resources.shard_size(Path(f"results/shards/{wildcards.shard}.tsv"))
+
+
+def memory_mb(rule):
+    """A resource: megabytes that the job of a shard takes, more at each attempt."""
+    return lambda wildcards, attempt: job_resources.memory_mb(
+        _need(rule), _shard_size(rule, wildcards), attempt
+    )
+
+
+def runtime_minutes(rule):
+    """A resource: minutes that the job of a shard takes at most."""
+    return lambda wildcards, attempt: job_resources.runtime_minutes(
+        _need(rule), _shard_size(rule, wildcards), attempt
+    )
 
 
 def shard_manifest(wildcards):
@@ -199,9 +238,25 @@ def expand_shards(pattern):
     return files
 
 
+def check_arrays():
+    """Raise UserError where jobs of an array may not be submitted all at once.
+
+    Slurm's plugin (2.8.0) submits none of them while others of their rule are ready, and does not come
+    back to those that it passed over: the run would wait for ever.
+    """
+    arrays = getattr(workflow.executor_settings, "array_jobs", None)
+    if arrays and (workflow.nodes < archive.MAX_SHARDS or "gpu" in workflow.global_resources):
+        raise UserError(
+            "With slurm-array-jobs, jobs must not be limited by --jobs or --resources gpu=...: arrays of "
+            "them would never be submitted. Leave the limits to Slurm (a QOS, the partition), or turn "
+            'arrays off: --slurm-array-jobs "".'
+        )
+
+
 @user_errors
 def start_run():
     """Lock the working directory until this process ends, and note the settings in use."""
     global run_lock
+    check_arrays()
     run_lock = store.lock_directory(Path.cwd())
     settings.dump_settings(config, Path("results/settings.yaml"))

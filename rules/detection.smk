@@ -18,9 +18,11 @@ rule detect_layout:
         "benchmarks/detect_layout/{shard}.tsv"
     conda:
         "../envs/scanmill.yaml"
-    threads: detection_threads()
+    threads: detection_threads
     resources:
-        gpu=gpus_per_job(),
+        gpu=gpus_per_job,
+        mem_mb=memory_mb("detect_layout"),
+        runtime=runtime_minutes("detect_layout"),
     params:
         settings=output_settings("detection"),
         code=code_digest("detections"),

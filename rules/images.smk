@@ -35,6 +35,9 @@ rule render_pages:
     conda:
         "../envs/scanmill.yaml"
     threads: 4
+    resources:
+        mem_mb=memory_mb("render_pages"),
+        runtime=runtime_minutes("render_pages"),
     params:
         settings=output_settings("images"),
         code=code_digest("images"),

@@ -21,6 +21,9 @@ rule select_regions:
     conda:
         "../envs/scanmill.yaml"
     threads: 1
+    resources:
+        mem_mb=memory_mb("select_regions"),
+        runtime=runtime_minutes("select_regions"),
     params:
         settings=output_settings("regions"),
         code=code_digest("regions"),
@@ -43,6 +46,9 @@ rule crop_regions:
     conda:
         "../envs/scanmill.yaml"
     threads: 4
+    resources:
+        mem_mb=memory_mb("crop_regions"),
+        runtime=runtime_minutes("crop_regions"),
     params:
         settings=output_settings("crops"),
         code=code_digest("crops"),

@@ -48,9 +48,9 @@ if config["training"]["name"]:
             f"benchmarks/train_detector/{config['training']['name']}.tsv"
         conda:
             "../envs/scanmill.yaml"
-        threads: config["training"]["num_gpus"] * detection_threads()
+        threads: lambda wildcards: config["training"]["num_gpus"] * detection_threads(wildcards)
         resources:
-            gpu=config["training"]["num_gpus"] * gpus_per_job(),
+            gpu=lambda wildcards: config["training"]["num_gpus"] * gpus_per_job(wildcards),
         params:
             settings=training_settings(),
         message:
@@ -76,9 +76,9 @@ rule evaluate_detector:
         "benchmarks/evaluate_detector/{name}.tsv"
     conda:
         "../envs/scanmill.yaml"
-    threads: detection_threads()
+    threads: detection_threads
     resources:
-        gpu=gpus_per_job(),
+        gpu=gpus_per_job,
     params:
         settings=config["evaluation"],
         detection=output_settings("detection"),
