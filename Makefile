@@ -24,7 +24,7 @@ DOCTOR_PYTHON = $(shell .venv/bin/python -c "" 2>/dev/null && echo .venv/bin/pyt
 IN_ENV = . .venv/bin/activate &&
 
 .PHONY: help env demo test test-packages fuzz lint format doctor benchmark benchmark-rendering \
-	benchmark-reliability benchmark-memory benchmark-accuracy benchmark-growth synthesis-packages \
+	benchmark-reliability benchmark-memory benchmark-accuracy benchmark-growth benchmark-scale synthesis-packages \
 	train-shipped-model test-bare-machine clean check-python broken
 
 help:  ## list the targets
@@ -103,6 +103,9 @@ benchmark-accuracy: env  ## box AP of scaled decoding and of every precision ove
 
 benchmark-growth: env  ## memory of one detector over 5000 pages of 30 sizes (15 minutes) [PAGES=5000]
 	$(IN_ENV) python tests/benchmarks/growth.py --pages $(or $(PAGES),5000)
+
+benchmark-scale: env  ## planning, unchanged archives, one more document at 10^3 to 10^6 documents (an hour, 20 GB) [DOCUMENTS="1000 10000"]
+	$(IN_ENV) python tests/benchmarks/scale.py $(DOCUMENTS)
 
 synthesis-packages:  ## as root, on Debian 12: Chromium, typefaces, texts and pictures that synthetic pages are made of (5 GB)
 	scripts/install_synthesis_packages.sh

@@ -7,7 +7,7 @@ what an archive takes, and prints lines for the profile that stand above these.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,8 +40,8 @@ BYTES_PER_PAGE = 50_000
 #: Of documents of few bytes.
 PAGES_PER_DOCUMENT = 10
 
-#: Measured peaks (`make benchmark-memory`, R50-FPN at 800 px) doubled, times of one core tripled. Rows of
-#: tables are held by shard; images by page, and each of four workers may have one of 200 megapixels.
+#: Measured peaks (`make benchmark-memory`, R50-FPN at 800 px) doubled, times of one core tripled. Rows
+#: of tables are held by shard; images by page, and each of four workers may have one of 200 megapixels.
 NEEDS = {
     "render_pages": Need(4000, 5, 20, 0.5),
     "detect_layout": Need(10_000, 50, 30, 0.5),
@@ -55,7 +55,7 @@ NEEDS = {
 MOST_MINUTES = 24 * 60
 
 
-@lru_cache(maxsize=None)
+@cache
 def shard_size(manifest: Path) -> ShardSize:
     """The size of the shard of a manifest."""
     documents = read_manifest(manifest)

@@ -20,8 +20,8 @@ from scanmill.preprocessing import resized_shape
 #: COCO's: 0.50, 0.55 .. 0.95, and the recalls at which precision is read.
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
-#: COCO's sizes, in squared pixels; here of the page as the detector sees it. What is outside of `all` would
-#: be neither right nor wrong: COCO's 1e10 is less than a box has on a page that is said to be of 1 pixel.
+#: COCO's sizes, in squared pixels; here of the page as the detector sees it. What is outside of `all`
+#: would be neither right nor wrong: a box on a page that is said to be of 1 pixel exceeds COCO's 1e10.
 SIZES = {
     "all": (0, math.inf),
     "small": (0, 32**2),
