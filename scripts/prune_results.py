@@ -7,10 +7,9 @@ from pathlib import Path
 from scanmill.leftovers import (
     find_leftovers,
     find_plan_to_keep,
-    no_job_at_work,
     remove_leftover,
 )
-from scanmill.maintenance import changing, find_results, run_tool, tool_parser
+from scanmill.maintenance import changing, find_results, no_job_at_work, run_tool, tool_parser
 
 
 def main() -> int:

@@ -5,7 +5,6 @@ The plan alone decides, never the archive, which may be unmounted.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,22 +64,6 @@ def find_plan_to_keep(directory: Path) -> dict[str, list[Document]]:
             "were gone. Run your snakemake command first."
         )
     return plan
-
-
-@contextlib.contextmanager
-def no_job_at_work(directory: Path) -> Iterator[None]:
-    """Hold the locks of all stages of shards: of a job that outlived its run, what it is making looks
-    left over. UserError where there is one."""
-    with contextlib.ExitStack() as held:
-        for path in sorted((directory / ".scanmill").glob("*.lock")):
-            try:
-                held.callback(os.close, store.lock(path))
-            except store.Busy as holder:
-                raise UserError(
-                    f"A job of an earlier run is still at work ({path.stem}: {holder}). Wait until it "
-                    "ends, or stop it; nothing was deleted."
-                ) from None
-        yield
 
 
 def find_leftovers(directory: Path, plan: Mapping[str, Sequence[Document]]) -> Iterator[Leftover]:

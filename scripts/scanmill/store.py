@@ -31,6 +31,7 @@ from scanmill.archive import store_path
 from scanmill.errors import UserError
 from scanmill.tables import (
     SCHEMAS,
+    DamagedTable,
     TableWriter,
     digest_json,
     read_metadata,
@@ -121,7 +122,11 @@ class Fingerprint(NamedTuple):
 def fingerprint(settings: Mapping[str, Any], inputs: object, code: str) -> Fingerprint:
     """Digest a stage's output settings, the content digests of its inputs, and its code."""
     data = digest_json({"settings": dict(settings), "inputs": inputs})
-    return Fingerprint(digest_json([data, code]), data)
+    return Fingerprint(_with_code(data, code), data)
+
+
+def _with_code(data: str, code: str) -> str:
+    return digest_json([data, code])
 
 
 def code_digest(stage: str, package: Path | None = None) -> str:
@@ -333,6 +338,37 @@ def forget(results: Path, document: str, stage: str) -> bool:
     existed = path.exists()
     path.unlink(missing_ok=True)
     return existed
+
+
+def restamp(results: Path, document: str, stage: str, code: str) -> None:
+    """Have a record say that `code` made it, from the settings and inputs that it was made from.
+
+    What did make it stays in the entry `adopted_from`: of several times, the first. The rows are
+    copied; a damaged record raises DamagedTable and stays as it is.
+    """
+    path = document_folder(results, document) / record_name(stage)
+    known = read_metadata(path)
+    made_by = {name: known[name] for name in ("code", "fingerprint", "scanmill_version")}
+    entries = {
+        "adopted_from": json.dumps(made_by, sort_keys=True),
+        **known,
+        "code": code,
+        "fingerprint": _with_code(known["data"], code),
+        "scanmill_version": scanmill.__version__,
+    }
+    try:
+        with (
+            pq.ParquetFile(path, page_checksum_verification=True) as file,
+            TableWriter(path, SCHEMAS[STAGES[stage].tables[0]], entries) as writer,
+        ):
+            for group in range(
+                file.num_row_groups
+            ):  # Bytes of crops would not all fit into memory.
+                writer.write(file.read_row_group(group))
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # The file system's; what pyarrow says of pages has none.
+            raise
+        raise DamagedTable(path, error) from error
 
 
 def page_image_error(path: Path, document: str, page: int, why: str, directory: Path) -> UserError:

@@ -17,7 +17,7 @@ from finished_run import (
 from scanmill import leftovers, store
 from scanmill.archive import read_manifest, write_manifest
 from scanmill.errors import UserError
-from scanmill.maintenance import SUMMARY
+from scanmill.maintenance import SUMMARY, no_job_at_work
 from scanmill.store import stage_lock_file
 
 
@@ -147,7 +147,7 @@ def test_nothing_is_deleted_while_a_job_is_at_work(directory):
     with (
         store.stage_lock(directory, "images", "00000", print),
         pytest.raises(UserError, match="images-00000"),
-        leftovers.no_job_at_work(directory),
+        no_job_at_work(directory),
     ):
         pass
     with store.stage_lock(directory, "images", "00000", print):
