@@ -416,6 +416,21 @@ class SourceError(Exception):
         self.cause = cause
 
 
+def files_digest(files: Sequence) -> str:
+    """The sha256 of a document's source: one file, or page images with their names, in order.
+
+    Raises SourceError for a file that cannot be read.
+    """
+    try:
+        digests = [file_digest(file) for file in files]
+    except OSError as error:
+        raise SourceError(error) from error
+    if len(files) == 1:
+        return digests[0]
+    names = [os.path.basename(os.fsencode(file)).hex() for file in files]
+    return digest_json([list(pair) for pair in zip(names, digests, strict=True)])
+
+
 def source_digest(results: Path, document: str, stamp: Sequence[object], files: Sequence) -> str:
     """The sha256 of a document's source, hashed again only if its `stamp` changed.
 
@@ -429,14 +444,7 @@ def source_digest(results: Path, document: str, stamp: Sequence[object], files: 
             return known["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # Not hashed yet, or the note was damaged: hash.
-    try:
-        digests = [file_digest(file) for file in files]
-    except OSError as error:
-        raise SourceError(error) from error
-    sha256 = digests[0]
-    if len(files) > 1:
-        names = [os.path.basename(os.fsencode(file)).hex() for file in files]
-        sha256 = digest_json([list(pair) for pair in zip(names, digests, strict=True)])
+    sha256 = files_digest(files)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(".tmp-source")
     temporary.write_text(json.dumps({"stamp": list(stamp), "sha256": sha256}), encoding="utf-8")
