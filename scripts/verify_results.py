@@ -89,7 +89,9 @@ def verify(
     remedies = {problem.remedy for problem in problems}
     if REPLAN not in remedies:
         for folder in unplanned_folders(results, plan):
-            print(f"{folder}: of a document that is not planned any more; it may be deleted.")
+            print(
+                f"{folder}: of a document that is not planned any more; prune_results.py deletes it."
+            )
     print(f"{tally}: {len(problems) or 'no'} problems.")
     if not problems:
         return 0
@@ -111,15 +113,11 @@ def recompute(
     chosen = choose_pages(directory / "results", list(plan), count, seed)
     pages = sum(map(len, chosen.values()))
     warn(f"Computing {pages} pages again.")
-    different = partly = 0
+    different = 0
     for finding in recompute_pages(directory, plan, chosen):
         print(finding)
         different += bool(finding.differences)
-        partly += bool(finding.notes)
-    print(
-        f"{pages} pages computed again (--seed {seed}), {partly} of them in part: {different} differ "
-        "from the tables."
-    )
+    print(f"{pages} pages computed again (--seed {seed}): {different} differ from the tables.")
     return int(different > 0)
 
 
