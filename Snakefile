@@ -7,6 +7,12 @@ min_version("9.21")
 include: "rules/common.smk"
 
 
+if config["container"] is not None:
+
+    # What `--sdm apptainer` runs jobs in; without that option it is ignored.
+    container: config["container"]
+
+
 rule all:
     default_target: True
     input:

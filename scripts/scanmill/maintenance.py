@@ -290,6 +290,22 @@ def _changing_stage(directory: Path, stage: str, shard: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def no_job_at_work(directory: Path) -> Iterator[None]:
+    """Hold the locks of all stages of shards while what jobs make is changed. UserError where a job,
+    which may have outlived its run, is at work."""
+    with contextlib.ExitStack() as held:
+        for path in sorted((directory / ".scanmill").glob("*.lock")):
+            try:
+                held.callback(os.close, store.lock(path))
+            except store.Busy as holder:
+                raise UserError(
+                    f"A job of an earlier run is still at work ({path.stem}: {holder}). Wait until it "
+                    "ends, or stop it; nothing was changed."
+                ) from None
+        yield
+
+
 # Forgetting ---------------------------------------------------------------------------------------
 
 

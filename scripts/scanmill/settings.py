@@ -96,6 +96,7 @@ RUNNING_SETTINGS: tuple[str, ...] = (
     "training.strict",
     "training.num_gpus",
     "reuse.code",
+    "container",
     "failures.max_failed_fraction",
 )
 

@@ -31,6 +31,7 @@ from scanmill.archive import store_path
 from scanmill.errors import UserError
 from scanmill.tables import (
     SCHEMAS,
+    DamagedTable,
     TableWriter,
     digest_json,
     read_metadata,
@@ -121,7 +122,11 @@ class Fingerprint(NamedTuple):
 def fingerprint(settings: Mapping[str, Any], inputs: object, code: str) -> Fingerprint:
     """Digest a stage's output settings, the content digests of its inputs, and its code."""
     data = digest_json({"settings": dict(settings), "inputs": inputs})
-    return Fingerprint(digest_json([data, code]), data)
+    return Fingerprint(_with_code(data, code), data)
+
+
+def _with_code(data: str, code: str) -> str:
+    return digest_json([data, code])
 
 
 def code_digest(stage: str, package: Path | None = None) -> str:
@@ -335,6 +340,37 @@ def forget(results: Path, document: str, stage: str) -> bool:
     return existed
 
 
+def restamp(results: Path, document: str, stage: str, code: str) -> None:
+    """Have a record say that `code` made it, from the settings and inputs that it was made from.
+
+    What did make it stays in the entry `adopted_from`: of several times, the first. The rows are
+    copied; a damaged record raises DamagedTable and stays as it is.
+    """
+    path = document_folder(results, document) / record_name(stage)
+    known = read_metadata(path)
+    made_by = {name: known[name] for name in ("code", "fingerprint", "scanmill_version")}
+    entries = {
+        "adopted_from": json.dumps(made_by, sort_keys=True),
+        **known,
+        "code": code,
+        "fingerprint": _with_code(known["data"], code),
+        "scanmill_version": scanmill.__version__,
+    }
+    try:
+        with (
+            pq.ParquetFile(path, page_checksum_verification=True) as file,
+            TableWriter(path, SCHEMAS[STAGES[stage].tables[0]], entries) as writer,
+        ):
+            for group in range(
+                file.num_row_groups
+            ):  # Bytes of crops would not all fit into memory.
+                writer.write(file.read_row_group(group))
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # The file system's; what pyarrow says of pages has none.
+            raise
+        raise DamagedTable(path, error) from error
+
+
 def page_image_error(path: Path, document: str, page: int, why: str, directory: Path) -> UserError:
     """What to raise where a page image that another stage owes cannot be used."""
     repair = ["python", "scripts/verify_results.py", "--repair", "--directory", str(directory)]
@@ -380,6 +416,21 @@ class SourceError(Exception):
         self.cause = cause
 
 
+def files_digest(files: Sequence) -> str:
+    """The sha256 of a document's source: one file, or page images with their names, in order.
+
+    Raises SourceError for a file that cannot be read.
+    """
+    try:
+        digests = [file_digest(file) for file in files]
+    except OSError as error:
+        raise SourceError(error) from error
+    if len(files) == 1:
+        return digests[0]
+    names = [os.path.basename(os.fsencode(file)).hex() for file in files]
+    return digest_json([list(pair) for pair in zip(names, digests, strict=True)])
+
+
 def source_digest(results: Path, document: str, stamp: Sequence[object], files: Sequence) -> str:
     """The sha256 of a document's source, hashed again only if its `stamp` changed.
 
@@ -393,14 +444,7 @@ def source_digest(results: Path, document: str, stamp: Sequence[object], files: 
             return known["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # Not hashed yet, or the note was damaged: hash.
-    try:
-        digests = [file_digest(file) for file in files]
-    except OSError as error:
-        raise SourceError(error) from error
-    sha256 = digests[0]
-    if len(files) > 1:
-        names = [os.path.basename(os.fsencode(file)).hex() for file in files]
-        sha256 = digest_json([list(pair) for pair in zip(names, digests, strict=True)])
+    sha256 = files_digest(files)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(".tmp-source")
     temporary.write_text(json.dumps({"stamp": list(stamp), "sha256": sha256}), encoding="utf-8")

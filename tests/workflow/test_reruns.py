@@ -79,6 +79,7 @@ def test_cores_and_running_settings(finished):
         "detection={batch_size: 1, device: cpu}",
         "shards={max_documents: 2}",
         "reuse={code: accept}",
+        "container=docker://registry/scanmill",  # Without --sdm apptainer it is ignored.
     ]
     assert finished.run(*running, cores=1).jobs == {}
 
