@@ -39,6 +39,7 @@ from scanmill.tables import (
 )
 
 STORE = "store"
+SOURCE_NOTE = "source.json"
 ROWS_PER_GROUP = 1 << 16
 
 
@@ -386,7 +387,7 @@ def source_digest(results: Path, document: str, stamp: Sequence[object], files: 
     `stamp` is (size, mtime_ns, listing) as the plan saw them, `files` the paths to read: one, or the
     page images of a folder in order. Raises SourceError for a file that cannot be read.
     """
-    path = document_folder(results, document) / "source.json"
+    path = document_folder(results, document) / SOURCE_NOTE
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         if known["stamp"] == list(stamp):
@@ -401,11 +402,17 @@ def source_digest(results: Path, document: str, stamp: Sequence[object], files: 
     if len(files) > 1:
         names = [os.path.basename(os.fsencode(file)).hex() for file in files]
         sha256 = digest_json([list(pair) for pair in zip(names, digests, strict=True)])
+    note_source(results, document, stamp, sha256)
+    return sha256
+
+
+def note_source(results: Path, document: str, stamp: Sequence[object], sha256: str) -> None:
+    """Note the sha256 of a document's source, for as long as its `stamp` stays."""
+    path = document_folder(results, document) / SOURCE_NOTE
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(".tmp-source")
     temporary.write_text(json.dumps({"stamp": list(stamp), "sha256": sha256}), encoding="utf-8")
     os.replace(temporary, path)
-    return sha256
 
 
 # Locks --------------------------------------------------------------------------------------------
