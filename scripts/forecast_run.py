@@ -12,9 +12,9 @@ from scanmill.progress import logger
 
 def main() -> int:
     parser = tool_parser(
-        "Count the pages of a planned archive (`snakemake plan`), try some of them in a temporary folder, "
-        "and say what the whole will take: pages, hours on this machine, disk and files, and resources "
-        "for a cluster's profile. Results are not touched."
+        "Count the pages of a planned archive (`snakemake plan`), try some of them in a temporary "
+        "folder, and say what the whole will take: pages, hours on this machine, disk and files, and "
+        "resources for a cluster's profile. Results are not touched."
     )
     parser.add_argument(
         "--sample", type=int, default=50, metavar="N", help="pages to try (default: 50)"

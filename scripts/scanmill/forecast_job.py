@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +23,6 @@ from scanmill.maintenance import (
     read_plan,
 )
 from scanmill.page_counts import count_pages
-from scanmill.processors import cpu_model
 from scanmill.progress import logger
 from scanmill.registry import ROOT
 from scanmill.settings import archive_path, load_settings
@@ -141,20 +139,13 @@ def look_at(
     )
     found = np.array([counted.get(document.document, np.nan) for document in mine], float)
     estimate = forecast.estimate_pages(sizes[unknown], found, strata, SEED)
-    certain = np.nansum(counts)
+    certain, refused = np.nansum(counts), np.count_nonzero(counts == 0)
     counts[unknown] = estimate.expected
     is_counted = np.ones(len(documents), bool)
     is_counted[unknown] = ~np.isnan(found)
-    pages = Pages(
-        counts,
-        certain + estimate.low,
-        certain + estimate.high,
-        np.count_nonzero(counts[is_counted] == 0)
-        + estimate.unopened
-        - np.count_nonzero(found == 0),
-    )
-    names = sorted(plan)
-    shards = np.repeat(np.arange(len(names)), [len(plan[name]) for name in names])
+    unopened = refused + estimate.unopened
+    pages = Pages(counts, certain + estimate.low, certain + estimate.high, unopened)
+    shards = np.repeat(np.arange(len(plan)), [len(each) for each in plan.values()])
     weights = sample_weights(counts, is_counted, unknown, strata)
     weights[~np.any([left[stage] for stage in STAGES], axis=0)] = 0
     return Found(documents, Archive(shards, sizes, counts, left), pages, is_counted, weights)
@@ -238,11 +229,8 @@ def _describe_trial(trial: Trial) -> Iterator[str]:
     tried = sum(each.pages for each in trial.pieces)
     failed = tried - sum(each.ok for each in trial.pieces)
     of = len({each.piece.index for each in trial.pieces})
-    device = trial.device or "no page came so far"
-    yield (
-        f"Tried: {tried} pages of {of} documents ({failed} failed) on {socket.gethostname()}, "
-        f"{cpu_model()}; detection: {device}"
-    )
+    on = trial.device or "nothing, as no page came so far"
+    yield f"Tried: {tried} pages of {of} documents, {failed} failed; detection on {on}"
 
 
 def _describe_time(

@@ -10,6 +10,7 @@ import ast
 import csv
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,7 @@ from scanmill.forecast import (
 from scanmill.maintenance import DATASETS
 from scanmill.model_folders import CARD
 from scanmill.progress import logger
-from scanmill.registry import ROOT
+from scanmill.registry import MODELS, ROOT, find_model, own_registry
 from scanmill.settings import dump_settings
 from scanmill.store import document_folder, note_source
 from scanmill.tables import read_table
@@ -63,7 +64,7 @@ def run_trial(
         rest.insert(0, first._replace(start=one.end))
     with tempfile.TemporaryDirectory(dir=directory, prefix=".forecast-") as temporary:
         trial = Path(temporary)
-        _link_model(directory, trial, settings["model"])
+        _link_model(directory, trial, settings)
         _write_settings(trial, settings)
         sources = [source_path(archive, documents[piece.index]) for piece in (one, *rest)]
         _warm_up()
@@ -96,35 +97,39 @@ def run_trial(
 # Before -------------------------------------------------------------------------------------------
 
 
-def _link_model(directory: Path, trial: Path, model: str) -> None:
-    """Let the trial find the models that the working directory has."""
+def _link_model(directory: Path, trial: Path, settings: Mapping[str, Any]) -> None:
+    """Let the trial find the model of the working directory."""
+    directory, name = directory.absolute(), settings["model"]
+    models, made = trial / "models", directory / "results" / "models" / name
+    models.mkdir()
+    if (made / CARD).exists():
+        (models / name).symlink_to(made)
+        return
+    if name == settings["training"]["name"]:
+        command = ["snakemake", "models", "--cores", "all", "--directory", str(directory)]
+        raise UserError(
+            f"The model {name} is still to be trained, so that nothing can be tried with it. Have it "
+            f"made before: {shlex.join(command)}"
+        )
+    found = find_model(name, [directory / "models", MODELS], own_registry(directory))
+    if isinstance(found, Path):
+        (models / name).symlink_to(found)
+        return
     # What is fetched for the trial stays where the run will look for it.
     (directory / "models" / "downloads").mkdir(parents=True, exist_ok=True)
-    models = trial / "models"
-    models.mkdir()
-    for path in (directory / "models").absolute().iterdir():
-        (models / path.name).symlink_to(path)
-    trained = directory.absolute() / "results" / "models" / model
-    if (trained / CARD).exists() and not (models / model).exists():
-        (models / model).symlink_to(trained)
-    registry = directory.absolute() / "models.yaml"
-    if registry.exists():
-        (trial / "models.yaml").symlink_to(registry)
+    (models / "downloads").symlink_to(directory / "models" / "downloads")
+    if (directory / "models.yaml").exists():
+        (trial / "models.yaml").symlink_to(directory / "models.yaml")
 
 
 def _write_settings(trial: Path, settings: Mapping[str, Any]) -> None:
-    """The settings of the run, with the trial's archive in one shard."""
-    if settings["training"]["name"] == settings["model"]:
-        if not (trial / "models" / settings["model"]).exists():
-            raise UserError(
-                f"The model {settings['model']} is still to be trained: run `snakemake models` before."
-            )
-        settings = {**settings, "training": {**settings["training"], "name": None}}
+    """The settings of the run, with the trial's archive in one shard, and nothing to train."""
     listing = {"path": "archive/documents.csv", "include": ["**"], "exclude": []}
     changed = {
         "archive": {**settings["archive"], **listing},
         "shards": {"max_documents": 1_000_000, "max_bytes": 10**18},
         "dataset": {**settings["dataset"], "annotations": []},
+        "training": {**settings["training"], "name": None},
         "failures": {"max_failed_fraction": 1.0},
     }
     dump_settings({**settings, **changed}, trial / "config.yaml")
