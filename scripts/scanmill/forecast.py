@@ -391,7 +391,7 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
+        return f"{seconds / 60:.{int(seconds < 600)}f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 86_400:.1f} days"
 
 

@@ -233,7 +233,8 @@ def test_resources_are_those_of_the_largest_shard_with_margins():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(9, "9 s"), (600, "10 min"), (7200, "2.0 h"), (864_000, "10.0 days")]
+    ("seconds", "said"),
+    [(9, "9 s"), (110, "1.8 min"), (600, "10 min"), (7200, "2.0 h"), (864_000, "10.0 days")],
 )
 def test_durations_are_said_as_people_do(seconds, said):
     assert forecast.duration(seconds) == said

@@ -41,7 +41,7 @@ def test_a_forecast_comes_true(tmp_path):
     assert "Documents that do not open: 1\n" in said
     assert "Tried: 8 pages of 5 documents, 0 failed; detection on cpu" in said
     assert "No GPU was measured, but a CPU" in said
-    assert re.search(r"on 3 machines, each with 2 cores: \d+ (s|min)\n", said)
+    assert re.search(r"on 3 machines, each with 2 cores: [\d.]+ (s|min)\n", said)
     for stage in ("page images", "detection", "regions", "crops"):
         assert re.search(rf"^  {stage} +2 +\d+\.\d s", said, re.MULTILINE), said
 
