@@ -37,6 +37,13 @@ REFUSED = ("outside", "missing", "unsupported")
 
 SEED = 0
 
+STAGE_NAMES = {
+    "images": "page images",
+    "detections": "detection",
+    "regions": "regions",
+    "crops": "crops",
+}
+
 
 class Found(NamedTuple):
     """What is known of an archive before the trial."""
@@ -266,14 +273,6 @@ def _describe_time(
         what = "GPUs, each with" if gpus else "machines, each with"
         took = forecast.run_seconds(archive, trial, RULES, cores * count, gpus * count)
         yield f"  on {count} {what} {cores} cores: {forecast.duration(took)}"
-
-
-STAGE_NAMES = {
-    "images": "page images",
-    "detections": "detection",
-    "regions": "regions",
-    "crops": "crops",
-}
 
 
 def _describe_disk(archive: Archive, trial: Trial) -> Iterator[str]:

@@ -123,6 +123,26 @@ def test_documents_are_counted_and_what_is_no_document_has_no_pages(tmp_path):
     assert found.counted.all()
 
 
+def test_when_time_is_up_the_others_are_estimated(tmp_path, monkeypatch):
+    monkeypatch.setattr(forecast_job, "COUNTING", 0)
+    monkeypatch.setattr(forecast_job, "AT_LEAST", 4)
+    archive, results = tmp_path / "archive", tmp_path / "run" / "results"
+    archive.mkdir()
+    truth = [1 + number * 7 % 12 for number in range(90)]
+    for number, count in enumerate(truth):
+        write_pages(archive / f"{number:02d}.pdf", count)
+    settings = settings_of(results.parent, archive={"path": str(archive)})
+    documents = list_archive(archive, settings["archive"]).documents
+    found = forecast_job.look_at(results, {"00000": documents}, archive, settings, 2)
+    assert np.count_nonzero(found.counted) == 8 * 4
+    assert found.pages.low < sum(truth) < found.pages.high
+    assert found.archive.pages.sum() == pytest.approx(sum(truth), rel=0.1)
+    assert found.archive.pages[found.counted] == pytest.approx(np.array(truth)[found.counted])
+    # The sample is of those that were counted, which stand for all.
+    assert not found.weights[~found.counted].any()
+    assert found.weights @ found.archive.pages == pytest.approx(found.archive.pages.sum())
+
+
 # The trial's model --------------------------------------------------------------------------------
 
 
