@@ -40,6 +40,7 @@ from scanmill.tables import (
 )
 
 STORE = "store"
+SOURCE_NOTE = "source.json"
 ROWS_PER_GROUP = 1 << 16
 
 
@@ -437,7 +438,7 @@ def source_digest(results: Path, document: str, stamp: Sequence[object], files: 
     `stamp` is (size, mtime_ns, listing) as the plan saw them, `files` the paths to read: one, or the
     page images of a folder in order. Raises SourceError for a file that cannot be read.
     """
-    path = document_folder(results, document) / "source.json"
+    path = document_folder(results, document) / SOURCE_NOTE
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         if known["stamp"] == list(stamp):
@@ -445,11 +446,17 @@ def source_digest(results: Path, document: str, stamp: Sequence[object], files: 
     except (OSError, ValueError, KeyError, TypeError):
         pass  # Not hashed yet, or the note was damaged: hash.
     sha256 = files_digest(files)
+    note_source(results, document, stamp, sha256)
+    return sha256
+
+
+def note_source(results: Path, document: str, stamp: Sequence[object], sha256: str) -> None:
+    """Note the sha256 of a document's source, for as long as its `stamp` stays."""
+    path = document_folder(results, document) / SOURCE_NOTE
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(".tmp-source")
     temporary.write_text(json.dumps({"stamp": list(stamp), "sha256": sha256}), encoding="utf-8")
     os.replace(temporary, path)
-    return sha256
 
 
 # Locks --------------------------------------------------------------------------------------------
