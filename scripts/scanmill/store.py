@@ -4,6 +4,9 @@ A stage owns, in a document's folder, a record `<stage>.parquet` (its rows of th
 tables of the same rows' kind, and at most one subfolder of files. The record is written last, so a
 stage is done for a document exactly if its record can be read and every file it names is there in its
 size. Whatever else lies there is what an interrupted job left, and is made again.
+
+Page images may be dropped once nothing needs them (`images.keep: false`): their folder then holds the
+marker DROPPED, the record stays and stays done, and files beside the marker count for nothing.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ from scanmill.tables import (
 )
 
 STORE = "store"
+#: In a document's folder of page images: they were dropped.
+DROPPED = "dropped"
 ROWS_PER_GROUP = 1 << 16
 
 
@@ -200,7 +205,10 @@ class StageStore:
         return document_folder(self.results, document)
 
     def state(self, document: str, wanted: Fingerprint) -> str:
-        """`done`, `retry` (only pages that failed under lower limits are owed), or `stale`."""
+        """`done`, `retry` (only pages that failed under lower limits are owed), or `stale`.
+
+        Where page images were dropped, there are none to keep beside those that are owed: `stale`.
+        """
         metadata = read_record_metadata(self.results, document, self.stage)
         if metadata is None:
             return "stale"
@@ -209,7 +217,7 @@ class StageStore:
             return "stale"
         limits = json.loads(metadata.get("limits", "{}"))
         if any(self.limits.get(name, 0) > limit for name, limit in limits.items()):
-            return "retry"
+            return "stale" if are_dropped(self.results, document, self.stage) else "retry"
         return "done"
 
     @contextlib.contextmanager
@@ -309,14 +317,13 @@ def read_record_metadata(results: Path, document: str, stage: str) -> dict[str, 
     """A record's metadata, or None where the stage is not done for the document.
 
     Not done: no record, one that cannot be read, one with a table of another schema, or one that names
-    a file that is missing or has another size.
+    a file that is missing (unless all were dropped) or has another size.
     """
     folder = document_folder(results, document)
     try:
         metadata = read_metadata(folder / record_name(stage))
-        files = json.loads(metadata["files"])
-        for name, size in files.items():
-            if (folder / name).stat().st_size != size:
+        for path, size in owed_files(results, document, stage, metadata).items():
+            if path.stat().st_size != size:
                 return None
         for table in STAGES[stage].tables:
             schema = pq.read_schema(folder / table_file(stage, table))
@@ -327,12 +334,58 @@ def read_record_metadata(results: Path, document: str, stage: str) -> dict[str, 
     return metadata
 
 
+def owed_files(
+    results: Path, document: str, stage: str, metadata: Mapping[str, str]
+) -> dict[Path, int]:
+    """The files that a record with this metadata needs beside it, and their sizes in bytes."""
+    if are_dropped(results, document, stage):
+        return {}
+    folder = document_folder(results, document)
+    return {folder / name: size for name, size in json.loads(metadata["files"]).items()}
+
+
 def forget(results: Path, document: str, stage: str) -> bool:
     """Remove a stage's record of a document, so that it is made again; True if there was one."""
     path = document_folder(results, document) / record_name(stage)
     existed = path.exists()
     path.unlink(missing_ok=True)
     return existed
+
+
+# Dropped page images ------------------------------------------------------------------------------
+
+
+def are_dropped(results: Path, document: str, stage: str = "images") -> bool:
+    """Whether a stage's files of a document were dropped; only page images ever are."""
+    return stage == "images" and (_images_folder(results, document) / DROPPED).exists()
+
+
+def drop_images(results: Path, document: str) -> None:
+    """Delete a document's page images, if there are any; its record stays.
+
+    The marker comes first, so that whenever this is interrupted no record needs a file that is gone.
+    """
+    folder = _images_folder(results, document)
+    images = [path for path in folder.glob("*") if path.name != DROPPED]
+    if images:
+        (folder / DROPPED).touch()
+    for path in images:
+        path.unlink()
+
+
+def restore_images(results: Path, document: str, images: Path) -> None:
+    """Move page images that were rendered again from the folder `images` to where they were dropped.
+
+    The marker goes last, so that whenever this is interrupted they are dropped still.
+    """
+    folder = _images_folder(results, document)
+    for path in images.iterdir():
+        os.replace(path, folder / path.name)
+    (folder / DROPPED).unlink()
+
+
+def _images_folder(results: Path, document: str) -> Path:
+    return document_folder(results, document) / "images"
 
 
 def page_image_error(path: Path, document: str, page: int, why: str, directory: Path) -> UserError:
@@ -380,6 +433,15 @@ class SourceError(Exception):
         self.cause = cause
 
 
+def hash_source(files: Sequence) -> str:
+    """The sha256 of a document's files: of the one, or of the names and digests of several."""
+    digests = [file_digest(file) for file in files]
+    if len(files) == 1:
+        return digests[0]
+    names = [os.path.basename(os.fsencode(file)).hex() for file in files]
+    return digest_json([list(pair) for pair in zip(names, digests, strict=True)])
+
+
 def source_digest(results: Path, document: str, stamp: Sequence[object], files: Sequence) -> str:
     """The sha256 of a document's source, hashed again only if its `stamp` changed.
 
@@ -394,18 +456,20 @@ def source_digest(results: Path, document: str, stamp: Sequence[object], files: 
     except (OSError, ValueError, KeyError, TypeError):
         pass  # Not hashed yet, or the note was damaged: hash.
     try:
-        digests = [file_digest(file) for file in files]
+        sha256 = hash_source(files)
     except OSError as error:
         raise SourceError(error) from error
-    sha256 = digests[0]
-    if len(files) > 1:
-        names = [os.path.basename(os.fsencode(file)).hex() for file in files]
-        sha256 = digest_json([list(pair) for pair in zip(names, digests, strict=True)])
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(".tmp-source")
     temporary.write_text(json.dumps({"stamp": list(stamp), "sha256": sha256}), encoding="utf-8")
     os.replace(temporary, path)
     return sha256
+
+
+def source_changed(results: Path, document: str, files: Sequence) -> bool:
+    """Whether the files have another digest than that noted when the document was rendered."""
+    path = document_folder(results, document) / "source.json"
+    return json.loads(path.read_text(encoding="utf-8"))["sha256"] != hash_source(files)
 
 
 # Locks --------------------------------------------------------------------------------------------

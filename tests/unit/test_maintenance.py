@@ -187,6 +187,13 @@ def test_jobs_at_work_are_told_with_their_last_line(directory):
     log = directory / "logs" / "detect_layout" / "00001.log"
     log.parent.mkdir(parents=True)
     log.write_text("")
+    # A later stage that drops page images, or puts them back, has their lock.
+    with store.stage_lock(directory, "images", "00001", print):
+        assert maintenance.running_jobs(directory, planned) == []
+    # Snakemake removes what a job is to make.
+    made = directory / "results" / "detected_pages" / "00001.parquet"
+    content = made.read_bytes()
+    made.unlink()
     with store.stage_lock(directory, "detections", "00001", print):
         assert maintenance.running_jobs(directory, planned)[0].line == "it has just begun"
     line = "2026-01-01 10:00:00 INFO detect_layout: 1 of 2 documents (0 reused), 3 of 4 pages"
@@ -206,8 +213,9 @@ def test_jobs_at_work_are_told_with_their_last_line(directory):
     # On another machine: at work, as far as anyone can tell, until its tables are there.
     lock = store.stage_lock_file(directory, "detections", "00001")
     lock.write_text("process 1 on another.machine, 2026-01-01 00:00:00\n")
+    made.write_bytes(content)
     assert maintenance.running_jobs(directory, planned) == []
-    (directory / "results" / "detected_pages" / "00001.parquet").unlink()
+    made.unlink()
     assert len(maintenance.running_jobs(directory, planned)) == 1
 
 
