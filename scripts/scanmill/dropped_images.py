@@ -88,8 +88,8 @@ class Renderer:
         for left in folder.glob(f"{_TEMPORARY}*"):  # By a job that was killed.
             shutil.rmtree(left)
         with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=folder) as temporary:
-            self._render(rows, Path(temporary).absolute())
-            restore_images(self.results, name, Path(temporary))
+            made = self._render(rows, Path(temporary).absolute())
+            restore_images(self.results, name, [Path(row["image"]) for row in made])
 
     def _render(self, rows: Rows, folder: Path) -> Rows:
         """Render the rows' pages into `folder`; returns the rows with the paths of the images."""

@@ -373,13 +373,13 @@ def drop_images(results: Path, document: str) -> None:
         path.unlink()
 
 
-def restore_images(results: Path, document: str, images: Path) -> None:
-    """Move page images that were rendered again from the folder `images` to where they were dropped.
+def restore_images(results: Path, document: str, images: Iterable[Path]) -> None:
+    """Move a document's page images, all of them, to where they were dropped.
 
     The marker goes last, so that whenever this is interrupted they are dropped still.
     """
     folder = _images_folder(results, document)
-    for path in images.iterdir():
+    for path in images:
         os.replace(path, folder / path.name)
     (folder / DROPPED).unlink()
 

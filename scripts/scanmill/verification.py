@@ -100,7 +100,8 @@ class Tally:
 
     def __str__(self) -> str:
         """How much was checked."""
-        dropped = f", those of {self.dropped} documents dropped" if self.dropped else ""
+        several = "s" if self.dropped > 1 else ""
+        dropped = f", those of {self.dropped} document{several} dropped" if self.dropped else ""
         return (
             f"{self.done} of {self.documents} documents, {self.images} page images "
             f"({self.bytes / 1e6:.1f} MB{dropped}) checked"

@@ -24,6 +24,7 @@ from finished_run import (
 )
 
 from scanmill import maintenance, store
+from scanmill.dropped_images import Renderer
 from scanmill.errors import UserError
 from scanmill.store import write_dataset
 from scanmill.tables import (
@@ -252,14 +253,22 @@ def test_results_are_described(finished, directory):
     ):
         assert path.exists()
         assert str(path) in said
+    store.drop_images(directory / "results", "a.pdf")
+    assert "dropped (images.keep: false)" in maintenance.describe_results(directory)
     (directory / "results" / "documents.parquet").unlink()
     with pytest.raises(UserError, match="show_progress"):
         maintenance.describe_results(directory)
 
 
+def pages_to_draw(directory, documents, pages, folder):
+    with Renderer(directory, [], 1) as renderer:
+        found = maintenance.pages_to_draw(directory / "results", documents, pages, renderer, folder)
+        return list(found)
+
+
 def test_regions_are_drawn(finished, tmp_path):
     results = finished / "results"
-    drawn = list(maintenance.pages_to_draw(results, GOOD, "2"))
+    drawn = pages_to_draw(finished, GOOD, "2", tmp_path)
     assert [(each.page["document"], each.page["page"]) for each in drawn] == [(d, 2) for d in GOOD]
     paths = [maintenance.draw_page(results, each, tmp_path) for each in drawn]
     assert paths[1] == tmp_path / "box" / "0002.jpg"
@@ -273,12 +282,12 @@ def test_regions_are_drawn(finished, tmp_path):
 
 def test_a_page_that_is_missing_is_not_drawn(directory, tmp_path):
     results = directory / "results"
-    (drawn, _) = maintenance.pages_to_draw(results, ["a.pdf"], None)
+    (drawn, _) = pages_to_draw(directory, ["a.pdf"], None, tmp_path)
     (results / drawn.page["image"]).write_bytes(b"no image")
     with pytest.raises(UserError, match=r"verify_results\.py .*--repair"):
         maintenance.draw_page(results, drawn, tmp_path)
     with pytest.raises(UserError, match="--pages"):
-        list(maintenance.pages_to_draw(results, ["a.pdf"], "0-3"))
+        pages_to_draw(directory, ["a.pdf"], "0-3", tmp_path)
 
 
 # The tools
