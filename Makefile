@@ -24,8 +24,8 @@ DOCTOR_PYTHON = $(shell .venv/bin/python -c "" 2>/dev/null && echo .venv/bin/pyt
 IN_ENV = . .venv/bin/activate &&
 
 .PHONY: help env demo test test-packages fuzz lint format doctor benchmark benchmark-rendering \
-	benchmark-reliability benchmark-memory benchmark-disk benchmark-accuracy benchmark-growth synthesis-packages \
-	train-shipped-model test-bare-machine clean check-python broken
+	benchmark-reliability benchmark-memory benchmark-disk benchmark-accuracy benchmark-growth \
+	synthesis-packages train-shipped-model test-bare-machine clean check-python broken
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [TORCH=pypi|cpu|cu126] [DETECTRON2=pypi|installed]"

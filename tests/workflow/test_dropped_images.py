@@ -93,10 +93,12 @@ def test_tables_are_the_same_without_images(without_images, undisturbed):
     assert_sound(without_images)
 
 
+def time_of(finished, table):
+    return (finished.directory / f"results/{table}.parquet").stat().st_mtime_ns
+
+
 def test_rendering_waits_for_the_crops_of_the_wave_before(without_images):
-    results = without_images.directory / "results"
-    rendered = (results / "images/00001.parquet").stat().st_mtime_ns
-    assert rendered > (results / "crops/00000.parquet").stat().st_mtime_ns
+    assert time_of(without_images, "images/00001") > time_of(without_images, "crops/00000")
 
 
 def test_another_padding_renders_again_what_has_regions(dropped, finished):
@@ -115,8 +117,9 @@ def test_another_detection_renders_every_document_once(dropped, without_polygons
     assert "render_pages" not in run.made
     assert run.made["detect_layout"] == DOCUMENTS
     assert rendered_again(dropped, "detect_layout") == WITH_IMAGES
-    # They stay until they are cropped.
+    # They stay until they are cropped, and the next wave waits for that.
     assert rendered_again(dropped, "crop_regions") == set()
+    assert time_of(dropped, "detections/00001") > time_of(dropped, "crops/00000")
     assert tables(dropped.directory) == without_polygons
     dropped.settings(**DROPPING, **AS_FILE)
     assert_sound(dropped)
