@@ -24,8 +24,8 @@ DOCTOR_PYTHON = $(shell .venv/bin/python -c "" 2>/dev/null && echo .venv/bin/pyt
 IN_ENV = . .venv/bin/activate &&
 
 .PHONY: help env demo test test-packages fuzz lint format doctor benchmark benchmark-rendering \
-	benchmark-reliability benchmark-memory benchmark-accuracy benchmark-growth benchmark-scale synthesis-packages \
-	train-shipped-model test-bare-machine clean check-python broken
+	benchmark-reliability benchmark-memory benchmark-disk benchmark-accuracy benchmark-growth \
+	benchmark-scale synthesis-packages train-shipped-model test-bare-machine clean check-python broken
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [TORCH=pypi|cpu|cu126] [DETECTRON2=pypi|installed]"
@@ -97,6 +97,9 @@ benchmark-reliability: env demo/archive  ## page images of broken PDFs, and what
 
 benchmark-memory: env  ## peak memory of every job over 500 pages, in one document and in 500 (15 minutes)
 	$(IN_ENV) python tests/benchmarks/memory.py
+
+benchmark-disk: env  ## peak of the disk that page images take, kept and not kept, over 40 documents (5 minutes)
+	$(IN_ENV) python tests/benchmarks/disk.py
 
 benchmark-accuracy: env  ## box AP of scaled decoding and of every precision over demo archives [SEEDS=3]
 	$(IN_ENV) python tests/benchmarks/accuracy.py --seeds $(or $(SEEDS),3)

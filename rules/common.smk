@@ -228,6 +228,18 @@ def shard_manifest(wildcards):
     return f"{checkpoints.plan_shards.get().output.manifests}/{wildcards.shard}.tsv"
 
 
+def crops_before(wildcards):
+    """With `images.keep: false`, the crops that must be there before a shard is rendered, if any.
+
+    A plain input: were it ancient(), Snakemake would not see what else has changed for the shard while
+    those crops are made again. For the main process alone, which schedules: a job's own would follow
+    the chain to its beginning, deeper than Python goes.
+    """
+    shard = int(wildcards.shard) - config["images"]["wave"]
+    waits = workflow.is_main_process and not config["images"]["keep"] and shard >= 0
+    return f"results/crops/{shard:05d}.parquet" if waits else []
+
+
 def expand_shards(pattern):
     """An input function: `pattern` for every shard of the plan."""
 

@@ -5,6 +5,7 @@
 
 rule detect_layout:
     input:
+        manifest=shard_manifest,
         images="results/images/{shard}.parquet",
         model=f"results/models/{config['model']}/model.json",
         config=f"results/models/{config['model']}/config.yaml",

@@ -26,6 +26,7 @@ checkpoint plan_shards:
 rule render_pages:
     input:
         manifest=shard_manifest,
+        crops=crops_before,
     output:
         images="results/images/{shard}.parquet",
     log:

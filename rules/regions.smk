@@ -35,6 +35,7 @@ rule select_regions:
 
 rule crop_regions:
     input:
+        manifest=shard_manifest,
         images="results/images/{shard}.parquet",
         regions="results/regions/{shard}.parquet",
     output:
@@ -52,6 +53,8 @@ rule crop_regions:
     params:
         settings=output_settings("crops"),
         code=code_digest("crops"),
+        # A running setting all the same: told to drop page images, the next run does.
+        keep=config["images"]["keep"],
     message:
         "Crops of shard {wildcards.shard}"
     script:

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+from scanmill.archive import read_manifest
+from scanmill.dropped_images import Renderer
 from scanmill.model_folders import model_digest, read_card
 from scanmill.preprocessing import pages_of
 from scanmill.progress import Progress, job, logger
-from scanmill.store import StageStore, stage_lock, write_dataset
+from scanmill.store import StageStore, are_dropped, stage_lock, write_dataset
 from scanmill.tables import by_document, read_table
 
 
@@ -37,6 +39,15 @@ def main(snakemake) -> None:  # noqa: ANN001
                 stale.append((document, mine, wanted))
             else:
                 progress.document(document, "reused", len(mine), len(mine))
+        dropped = [mine for document, mine, _ in stale if are_dropped(store.results, document)]
+        if dropped:
+            # They stay until crop_regions drops them again.
+            documents = read_manifest(Path(snakemake.input.manifest))
+            with (
+                stage_lock(Path.cwd(), "images", shard, logger.info),
+                Renderer(Path.cwd(), documents, snakemake.threads, settings) as renderer,
+            ):
+                renderer.restore([[page._asdict() for page in mine] for mine in dropped])
         if stale:
             from scanmill.detector import Detector  # torch takes seconds.
 

@@ -1,8 +1,11 @@
 """Draw the regions of a finished run on its page images, to look at."""
 
+import itertools
+import os
 import sys
 from pathlib import Path
 
+from scanmill.dropped_images import Renderer
 from scanmill.errors import UserError
 from scanmill.maintenance import (
     add_documents,
@@ -26,17 +29,21 @@ def main() -> int:
     given = parser.parse_args()
     results = find_results(given.directory)
     folder = given.output or given.directory / "drawings"
-    chosen = choose_documents(find_plan(results), given.documents)
+    plan = find_plan(results)
+    chosen = choose_documents(plan, given.documents)
     names = [name for documents in chosen.values() for name in documents]
+    folder.mkdir(parents=True, exist_ok=True)
     count = 0
-    for drawn in pages_to_draw(results, names, given.pages):
-        row = drawn.page
-        if row["status"] == "ok":
-            print(draw_page(results, drawn, folder), flush=True)
-            count += 1
-        else:
-            page = "" if row["page"] is None else f", page {row['page']},"
-            print(f"{row['document']}{page} failed: {row['message']}", file=sys.stderr)
+    documents = itertools.chain(*plan.values())
+    with Renderer(given.directory, documents, os.cpu_count() or 1) as renderer:
+        for drawn in pages_to_draw(results, names, given.pages, renderer, folder):
+            row = drawn.page
+            if row["status"] == "ok":
+                print(draw_page(results, drawn, folder), flush=True)
+                count += 1
+            else:
+                page = "" if row["page"] is None else f", page {row['page']},"
+                print(f"{row['document']}{page} failed: {row['message']}", file=sys.stderr)
     if not count:
         raise UserError(
             f"None of the {len(names)} chosen documents has such a page with its regions found."

@@ -26,9 +26,10 @@ import pyarrow as pa
 from scanmill import store
 from scanmill.annotations import extent, polygon_area
 from scanmill.drawing import PALETTE, class_color
+from scanmill.dropped_images import Renderer
 from scanmill.errors import UserError
 from scanmill.image_files import Unusable, decode, encode, read_bytes
-from scanmill.maintenance import find_results, tool_command
+from scanmill.maintenance import find_results, read_plan, tool_command
 from scanmill.sampling import SampledPage, suspicions
 from scanmill.store import document_folder, page_image_error, table_file
 from scanmill.tables import SCHEMAS, by_page, read_table
@@ -109,10 +110,11 @@ def write_tasks(
     labels = label_config(classes)
     with _new_folder(folder) as draft:
         (draft / IMAGES).mkdir()
-        tasks = []
-        for page, name in zip(found, names, strict=True):
-            file_name = name + _write_image(directory, page, draft / IMAGES / name)
-            tasks.append(_task(page, folder.name, file_name, min_score, boxes))
+        files = _write_images(directory, found, names, draft / IMAGES)
+        tasks = [
+            _task(page, folder.name, file, min_score, boxes)
+            for page, file in zip(found, files, strict=True)
+        ]
         text = ",\n".join(json.dumps(task, ensure_ascii=False) for task in tasks)
         (draft / TASKS).write_text(f"[\n{text}\n]\n", encoding="utf-8")
         (draft / LABELS).write_text(labels, encoding="utf-8")
@@ -169,8 +171,13 @@ def _find_pages(directory: Path, pages: Sequence[SampledPage]) -> list[_Page]:
 
 
 def _check_images(directory: Path, pages: Sequence[_Page]) -> None:
-    """Find all images that are missing before anything is written."""
-    paths = [directory / "results" / page.row["image"] for page in pages]
+    """Find all images that are missing, and were not dropped, before anything is written."""
+    results = directory / "results"
+    paths = [
+        results / page.row["image"]
+        for page in pages
+        if not store.are_dropped(results, page.row["document"])
+    ]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         shown = "\n".join(f"  {path}" for path in missing[:_EXAMPLES])
@@ -182,20 +189,41 @@ def _check_images(directory: Path, pages: Sequence[_Page]) -> None:
         )
 
 
-def _write_image(directory: Path, page: _Page, path: Path) -> str:
-    """Write a page's image to `path` and a suffix, which is returned."""
-    source = directory / "results" / page.row["image"]
+def _write_images(
+    directory: Path, pages: Sequence[_Page], names: Sequence[str], folder: Path
+) -> list[str]:
+    """Write the pages' images to `folder`; returns the names of the files, `names` with suffixes.
+
+    Document by document, so that where images were dropped each document is opened once.
+    """
+    by_document: dict[str, list[int]] = {}
+    for place, page in enumerate(pages):
+        by_document.setdefault(page.row["document"], []).append(place)
+    plan = read_plan(directory / "results")
+    files: dict[int, str] = {}
+    with Renderer(directory, itertools.chain(*plan.values()), os.cpu_count() or 1) as renderer:
+        for places in by_document.values():
+            rows = [pages[place].row for place in places]
+            with renderer.images(rows, folder) as readable:
+                for place, row in zip(places, readable, strict=True):
+                    name = names[place]
+                    files[place] = name + _write_image(directory, row, folder / name)
+    return [files[place] for place in range(len(pages))]
+
+
+def _write_image(directory: Path, row: Mapping[str, Any], path: Path) -> str:
+    """Write the image of a page, given by its row, to `path` and a suffix, which is returned."""
+    source = directory / "results" / row["image"]
     try:
-        data, suffix = read_bytes(source, page.row["sha256"]), source.suffix
+        data, suffix = read_bytes(source, row["sha256"]), source.suffix
         if suffix not in SHOWN:
             pixels = decode(data)
             if pixels is None:
                 raise Unusable("it cannot be decoded")
             data, suffix = encode(pixels, "png", False, 0), ".png"
     except Unusable as error:
-        sampled = page.sampled
         raise page_image_error(
-            source, sampled.document, sampled.page, str(error), directory
+            source, row["document"], row["page"], str(error), directory
         ) from error
     path.with_name(path.name + suffix).write_bytes(data)
     return suffix

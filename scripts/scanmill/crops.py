@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from scanmill.dropped_images import Renderer
 from scanmill.errors import UserError
 from scanmill.image_files import Unusable, encode, is_bilevel_png, read_image
 from scanmill.progress import Progress
-from scanmill.store import Draft, Fingerprint, StageStore, page_image_error
+from scanmill.store import Draft, Fingerprint, StageStore, drop_images, page_image_error
 from scanmill.tables import SCHEMAS, by_page, content_digest, failed, from_rows
 
 STAGE = "crops"
@@ -94,12 +95,23 @@ def _unusable(path: Path, image: Mapping[str, Any], why: str) -> UserError:
 
 
 def crop_documents(
-    documents: Sequence[Work], store: StageStore, threads: int, progress: Progress
+    documents: Sequence[Work],
+    store: StageStore,
+    threads: int,
+    progress: Progress,
+    renderer: Renderer,
+    keep: bool,
 ) -> None:
-    """Write the crops of `documents`, each with its record."""
+    """Write the crops of `documents`, each with its record.
+
+    Page images that were dropped come from `renderer`; without `keep`, the others are dropped once the
+    crops are recorded.
+    """
     cv2.setNumThreads(1)  # The documents run in parallel already.
     with ThreadPoolExecutor(threads) as executor:
-        futures = [executor.submit(_crop_document, work, store) for work in documents]
+        futures = [
+            executor.submit(_crop_document, work, store, renderer, keep) for work in documents
+        ]
         try:
             for work, future in zip(documents, futures, strict=True):
                 future.result()
@@ -109,26 +121,40 @@ def crop_documents(
             raise
 
 
-def _crop_document(work: Work, store: StageStore) -> None:
-    with store.replace(work.document, work.wanted) as draft:
-        pieces = _pieces(work, store, draft)
+def _crop_document(work: Work, store: StageStore, renderer: Renderer, keep: bool) -> None:
+    pages = by_page(_wanted_regions(work, store.settings["classes"]))
+    images = [image for image in work.images.to_pylist() if image["page"] in pages]
+    with (
+        store.replace(work.document, work.wanted) as draft,
+        renderer.images(images, draft.temporary) as readable,
+    ):
+        pieces = _pieces(work.document, readable, pages, store, draft)
         # Files must lie there before the record names them; bytes would not all fit into memory.
         rows = list(pieces) if store.settings["store"] == "files" else pieces
         draft.commit({}, record_rows=rows)
+    if not keep:
+        drop_images(store.results, work.document)
 
 
-def _pieces(work: Work, store: StageStore, draft: Draft) -> Iterator[pa.Table]:
+def _wanted_regions(work: Work, classes: Sequence[str] | None) -> pa.Table:
+    """The document's regions of the classes to crop."""
+    if classes is None:
+        return work.regions
+    wanted = pa.compute.is_in(work.regions["class_name"], pa.array(classes, pa.string()))
+    return work.regions.filter(wanted)
+
+
+def _pieces(
+    document: str,
+    images: Sequence[Mapping[str, Any]],
+    pages: Mapping[int, pa.Table],
+    store: StageStore,
+    draft: Draft,
+) -> Iterator[pa.Table]:
     """The rows of the document's record, page by page."""
     settings = store.settings
-    regions = work.regions
-    if settings["classes"] is not None:
-        wanted = pa.compute.is_in(regions["class_name"], pa.array(settings["classes"], pa.string()))
-        regions = regions.filter(wanted)
-    pages = by_page(regions)
     yield SCHEMAS["crop_images"].empty_table()
-    for image in work.images.to_pylist():
-        if image["page"] not in pages:
-            continue
+    for image in images:
         rows = []
         crops = crop_page(image, pages[image["page"]], store.results, settings)
         for row, content in crops:
@@ -139,7 +165,7 @@ def _pieces(work: Work, store: StageStore, draft: Draft) -> Iterator[pa.Table]:
                 path = draft.files / name
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(content)
-                final = store.folder(work.document) / "crops" / name
+                final = store.folder(document) / "crops" / name
                 path_in_results = final.relative_to(store.results).as_posix()
                 row["image"] = {"bytes": None, "path": path_in_results}
             else:

@@ -33,6 +33,7 @@ from scanmill.archive import (
     store_path,
 )
 from scanmill.drawing import draw_regions
+from scanmill.dropped_images import Renderer
 from scanmill.errors import UserError
 from scanmill.image_files import Unusable, encode, read_image
 from scanmill.progress import storage_error
@@ -452,7 +453,7 @@ def stage_progress(results: Path, plan: Mapping[str, Sequence[Document]]) -> lis
 
 
 def running_jobs(directory: Path, plan: Mapping[str, Sequence[Document]]) -> list[RunningJob]:
-    """The jobs at work: who holds a lock on this machine; elsewhere, who may and is not done."""
+    """The jobs at work: who holds a lock, or may on another machine, and is not done."""
     jobs = []
     for path in sorted((directory / ".scanmill").glob("*.lock")):
         stage, _, shard = path.stem.rpartition("-")
@@ -460,7 +461,9 @@ def running_jobs(directory: Path, plan: Mapping[str, Sequence[Document]]) -> lis
         if stage not in STAGES or shard not in plan or holder is None or holder.held is False:
             continue
         files = [dataset_file(directory / "results", name, shard) for name in DATASETS[stage]]
-        if holder.held is None and all(file.exists() for file in files):
+        # A job's own tables are gone while it is at work; those of images stay where a later stage has
+        # their lock, to drop page images or to put them back.
+        if all(file.exists() for file in files):
             continue
         log = directory / "logs" / RULES[stage] / f"{shard}.log"
         with contextlib.suppress(FileNotFoundError):
@@ -598,7 +601,10 @@ def _describe_page(directory: Path) -> Iterator[str]:
         region = read_table(results / "regions" / file.name).filter(of_page).to_pylist()[0]
         yield from (f"  {name:<11} {_shown(value)}" for name, value in region.items())
         folder = document_folder(results, document)
-        yield from ("", "Of that page", f"  the image        {results / page['image']}")
+        image = results / page["image"]
+        if store.are_dropped(results, document):
+            image = "dropped (images.keep: false); a drawing renders it again"
+        yield from ("", "Of that page", f"  the image        {image}")
         if (folder / "regions" / f"{number:04d}.parquet").exists():
             yield f"  its own table    {folder / 'regions' / f'{number:04d}.parquet'}"
         crops = read_table(results / "crops" / file.name, ("document", "page", "path"))
@@ -634,11 +640,12 @@ class PageRegions(NamedTuple):
 
 
 def pages_to_draw(
-    results: Path, documents: Iterable[str], pages: str | None
+    results: Path, documents: Iterable[str], pages: str | None, renderer: Renderer, folder: Path
 ) -> Iterator[PageRegions]:
     """The final rows of the documents' pages with their regions.
 
-    `pages` is a selection like `1-3,8`. Documents that are not that far have none.
+    `pages` is a selection like `1-3,8`. Documents that are not that far have none. Images that were
+    dropped lie below `folder` until the next document's turn.
     """
     try:
         wanted = parse_pages(pages or "")
@@ -647,11 +654,16 @@ def pages_to_draw(
     for document in documents:
         if store.read_record_metadata(results, document, "regions") is None:
             continue
-        folder = document_folder(results, document)
-        regions = by_page(read_table(folder / table_file("regions", "regions")))
-        for row in read_table(folder / table_file("regions", "pages")).to_pylist():
-            if wanted is None or row["page"] in wanted:
-                yield PageRegions(row, regions.get(row["page"], SCHEMAS["regions"].empty_table()))
+        own = document_folder(results, document)
+        regions = by_page(read_table(own / table_file("regions", "regions")))
+        rows = read_table(own / table_file("regions", "pages")).to_pylist()
+        rows = [row for row in rows if wanted is None or row["page"] in wanted]
+        ok = [row for row in rows if row["status"] == "ok"]
+        with renderer.images(ok, folder) as readable:
+            images = {row["page"]: row for row in readable}
+            for row in rows:
+                mine = regions.get(row["page"], SCHEMAS["regions"].empty_table())
+                yield PageRegions(images.get(row["page"], row), mine)
 
 
 def draw_page(results: Path, drawn: PageRegions, folder: Path) -> Path:

@@ -87,6 +87,8 @@ RUNNING_SETTINGS: tuple[str, ...] = (
     "archive.max_missing",
     "shards.max_documents",
     "shards.max_bytes",
+    "images.keep",
+    "images.wave",
     "images.limits.max_pixels",
     "images.limits.cpu_seconds",
     "images.limits.wall_seconds",
@@ -236,6 +238,17 @@ def dump_settings(settings: Mapping, path: Path) -> None:
             f"{path} cannot be written ({error.strerror}). Choose a working directory that you can "
             "write to and that has room, with --directory."
         ) from error
+
+
+def settings_of_last_run(directory: Path) -> dict:
+    """The settings that the last run in `directory` wrote down, defaults included."""
+    path = directory / "results" / "settings.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing: with which settings the results were made is not known. Run your "
+            "snakemake command again, which writes it."
+        )
+    return _read_yaml(path)
 
 
 def _read_yaml(path: Path) -> object:

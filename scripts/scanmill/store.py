@@ -4,6 +4,9 @@ A stage owns, in a document's folder, a record `<stage>.parquet` (its rows of th
 tables of the same rows' kind, and at most one subfolder of files. The record is written last, so a
 stage is done for a document exactly if its record can be read and every file it names is there in its
 size. Whatever else lies there is what an interrupted job left, and is made again.
+
+Page images may be dropped once nothing needs them (`images.keep: false`): their folder then holds the
+marker DROPPED, the record stays and stays done, and files beside the marker count for nothing.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ from scanmill.tables import (
 
 STORE = "store"
 SOURCE_NOTE = "source.json"
+#: In a document's folder of page images: they were dropped.
+DROPPED = "dropped"
 ROWS_PER_GROUP = 1 << 16
 
 
@@ -206,7 +211,10 @@ class StageStore:
         return document_folder(self.results, document)
 
     def state(self, document: str, wanted: Fingerprint) -> str:
-        """`done`, `retry` (only pages that failed under lower limits are owed), or `stale`."""
+        """`done`, `retry` (only pages that failed under lower limits are owed), or `stale`.
+
+        Where page images were dropped, there are none to keep beside those that are owed: `stale`.
+        """
         metadata = read_record_metadata(self.results, document, self.stage)
         if metadata is None:
             return "stale"
@@ -215,7 +223,7 @@ class StageStore:
             return "stale"
         limits = json.loads(metadata.get("limits", "{}"))
         if any(self.limits.get(name, 0) > limit for name, limit in limits.items()):
-            return "retry"
+            return "stale" if are_dropped(self.results, document, self.stage) else "retry"
         return "done"
 
     @contextlib.contextmanager
@@ -315,14 +323,13 @@ def read_record_metadata(results: Path, document: str, stage: str) -> dict[str, 
     """A record's metadata, or None where the stage is not done for the document.
 
     Not done: no record, one that cannot be read, one with a table of another schema, or one that names
-    a file that is missing or has another size.
+    a file that is missing (unless all were dropped) or has another size.
     """
     folder = document_folder(results, document)
     try:
         metadata = read_metadata(folder / record_name(stage))
-        files = json.loads(metadata["files"])
-        for name, size in files.items():
-            if (folder / name).stat().st_size != size:
+        for path, size in owed_files(results, document, stage, metadata).items():
+            if path.stat().st_size != size:
                 return None
         for table in STAGES[stage].tables:
             schema = pq.read_schema(folder / table_file(stage, table))
@@ -331,6 +338,16 @@ def read_record_metadata(results: Path, document: str, stage: str) -> dict[str, 
     except (OSError, pa.ArrowException, AttributeError, KeyError, ValueError):
         return None
     return metadata
+
+
+def owed_files(
+    results: Path, document: str, stage: str, metadata: Mapping[str, str]
+) -> dict[Path, int]:
+    """The files that a record with this metadata needs beside it, and their sizes in bytes."""
+    if are_dropped(results, document, stage):
+        return {}
+    folder = document_folder(results, document)
+    return {folder / name: size for name, size in json.loads(metadata["files"]).items()}
 
 
 def forget(results: Path, document: str, stage: str) -> bool:
@@ -362,14 +379,49 @@ def restamp(results: Path, document: str, stage: str, code: str) -> None:
             pq.ParquetFile(path, page_checksum_verification=True) as file,
             TableWriter(path, SCHEMAS[STAGES[stage].tables[0]], entries) as writer,
         ):
-            for group in range(
-                file.num_row_groups
-            ):  # Bytes of crops would not all fit into memory.
+            # Bytes of crops would not all fit into memory.
+            for group in range(file.num_row_groups):
                 writer.write(file.read_row_group(group))
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None):  # The file system's; what pyarrow says of pages has none.
             raise
         raise DamagedTable(path, error) from error
+
+
+# Dropped page images ------------------------------------------------------------------------------
+
+
+def are_dropped(results: Path, document: str, stage: str = "images") -> bool:
+    """Whether a stage's files of a document were dropped; only page images ever are."""
+    return stage == "images" and (_images_folder(results, document) / DROPPED).exists()
+
+
+def drop_images(results: Path, document: str) -> None:
+    """Delete a document's page images, if there are any; its record stays.
+
+    The marker comes first, so that whenever this is interrupted no record needs a file that is gone.
+    """
+    folder = _images_folder(results, document)
+    images = [path for path in folder.glob("*") if path.name != DROPPED]
+    if images:
+        (folder / DROPPED).touch()
+    for path in images:
+        path.unlink()
+
+
+def restore_images(results: Path, document: str, images: Iterable[Path]) -> None:
+    """Move a document's page images, all of them, to where they were dropped.
+
+    The marker goes last, so that whenever this is interrupted they are dropped still.
+    """
+    folder = _images_folder(results, document)
+    for path in images:
+        os.replace(path, folder / path.name)
+    (folder / DROPPED).unlink()
+
+
+def _images_folder(results: Path, document: str) -> Path:
+    return document_folder(results, document) / "images"
 
 
 def page_image_error(path: Path, document: str, page: int, why: str, directory: Path) -> UserError:
@@ -457,6 +509,15 @@ def note_source(results: Path, document: str, stamp: Sequence[object], sha256: s
     temporary = path.with_name(".tmp-source")
     temporary.write_text(json.dumps({"stamp": list(stamp), "sha256": sha256}), encoding="utf-8")
     os.replace(temporary, path)
+
+
+def source_changed(results: Path, document: str, files: Sequence) -> bool:
+    """Whether the files have another digest than that noted when the document was rendered.
+
+    Raises SourceError for a file that cannot be read.
+    """
+    path = document_folder(results, document) / SOURCE_NOTE
+    return json.loads(path.read_text(encoding="utf-8"))["sha256"] != files_digest(files)
 
 
 # Locks --------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ A repair removes what is damaged; what is gone, the next run makes again.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -81,7 +80,7 @@ class Tally:
     def __init__(self, say: Callable[[str], None]) -> None:
         """`say` is told."""
         self.say, self.documents = say, 0
-        self.done = self.images = self.bytes = 0
+        self.done = self.dropped = self.images = self.bytes = 0
         self._lock = threading.Lock()
         self._next = time.monotonic() + INTERVAL
 
@@ -94,15 +93,18 @@ class Tally:
                 self._next += INTERVAL
                 self.say(str(self))
 
-    def document(self) -> None:
-        """Count a document whose page images are done."""
+    def document(self, dropped: bool) -> None:
+        """Count a document whose page images are done, or were dropped."""
         self.done += 1
+        self.dropped += dropped
 
     def __str__(self) -> str:
         """How much was checked."""
+        several = "s" if self.dropped > 1 else ""
+        dropped = f", those of {self.dropped} document{several} dropped" if self.dropped else ""
         return (
             f"{self.done} of {self.documents} documents, {self.images} page images "
-            f"({self.bytes / 1e6:.1f} MB) checked"
+            f"({self.bytes / 1e6:.1f} MB{dropped}) checked"
         )
 
 
@@ -239,14 +241,14 @@ class ShardCheck(NamedTuple):
                 self.documents,
             )
             differing = []
-            for found in checks:
+            for name, found in zip(self.documents, checks, strict=True):
                 for problem in found:
                     if problem.remedy == REBUILD:
                         differing.append(problem)
                     else:
                         yield problem
                 if stage == "images":
-                    self.tally.document()
+                    self.tally.document(store.are_dropped(self.results, name))
             yield from self._of_differing(differing, foreign)
         yield from self._of_pages(numbers)
 
@@ -316,7 +318,7 @@ class ShardCheck(NamedTuple):
             return
         try:
             tables = _read_result(self.results, stage, document)
-            if stage == "images":
+            if stage == "images" and not store.are_dropped(self.results, document):
                 for page, what in self._images(tables["images"]):
                     yield damaged(what, page)
             if stage == "regions" and self.page_tables:
@@ -361,8 +363,7 @@ def _faults(results: Path, stage: str, document: str) -> Iterator[tuple[int | No
         yield None, f"{record} is missing."
         return
     try:
-        files = json.loads(read_metadata(record)["files"])
-        sizes = {folder / name: size for name, size in files.items()}
+        sizes = store.owed_files(results, document, stage, read_metadata(record))
     except (OSError, pa.ArrowException, KeyError, ValueError, AttributeError):
         yield None, f"{record} is damaged."
         return

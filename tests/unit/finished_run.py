@@ -13,6 +13,7 @@ import yaml
 
 from scanmill import crops, maintenance, pages, store, verification
 from scanmill.archive import Document, read_manifest, write_manifest
+from scanmill.dropped_images import Renderer
 from scanmill.maintenance import DATASETS
 from scanmill.progress import Progress
 from scanmill.store import STAGES, StageStore, document_folder, write_dataset
@@ -197,7 +198,9 @@ def crop(mine: StageStore, shard: str, documents: list[str]) -> list[tuple[str, 
         if wanted := stale(mine, document, crops.inputs_digest(*inputs)):
             computed.append((mine.stage, document))
             work = crops.Work(document, *inputs, wanted)
-            crops.crop_documents([work], mine, 1, Progress("crop_regions", 1, 1))
+            with Renderer(mine.results.parent, [], 1) as renderer:
+                progress = Progress("crop_regions", 1, 1)
+                crops.crop_documents([work], mine, 1, progress, renderer, keep=True)
     rows = (crops.dataset_rows(mine, document) for document in documents)
     write_dataset("crops", rows, mine.results / "crops" / f"{shard}.parquet")
     return computed

@@ -21,10 +21,11 @@ from scanmill.crops import (
     inputs_digest,
     padded_boxes,
 )
+from scanmill.dropped_images import Renderer
 from scanmill.errors import UserError
 from scanmill.image_files import decode, is_bilevel_png
 from scanmill.progress import Progress
-from scanmill.store import StageStore, read_record_metadata
+from scanmill.store import StageStore, are_dropped, read_record_metadata
 from scanmill.tables import SCHEMAS, from_rows
 
 SETTINGS = {"classes": None, "padding": 8, "format": "auto", "jpeg_quality": 95, "store": "parquet"}
@@ -244,9 +245,10 @@ def make_work(results, store, document="a.pdf", pages=(1, 2, 3)):
     return Work(document, images, regions, store.fingerprint(inputs_digest(images, regions)))
 
 
-def run(store, *works, threads=1):
+def run(store, *works, threads=1, keep=True):
     progress = Progress("crop_regions", len(works), 1, 3)
-    crop_documents(works, store, threads, progress)
+    with Renderer(store.results.parent, [], threads) as renderer:
+        crop_documents(works, store, threads, progress, renderer, keep)
     assert progress.done_documents == len(works)
     assert all(store.state(work.document, work.wanted) == "done" for work in works)
 
@@ -390,6 +392,29 @@ def test_error_in_a_document_ends_the_job_and_keeps_the_others(tmp_path):
     assert store.state("1.pdf", works[1].wanted) == "stale"
     assert not list(tmp_path.rglob(".tmp-*"))
     assert threading.active_count() < 20
+
+
+def test_page_images_are_dropped_once_their_crops_are_recorded(tmp_path):
+    results = tmp_path / "results"
+    store = make_store(results)
+    works = [make_work(results, store, f"{i}.pdf") for i in range(3)]
+    os.unlink(results / "store/1.pdf/images/0003.png")
+    with pytest.raises(UserError, match=r"of 1\.pdf, page 3"):
+        run(store, *works, keep=False)
+    assert are_dropped(results, "0.pdf")
+    assert not list(results.glob("store/0.pdf/images/*.png"))
+    assert not are_dropped(results, "1.pdf")
+    assert list(results.glob("store/1.pdf/images/*.png"))
+
+
+def test_page_images_of_failed_crops_are_dropped(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("too odd")
+
+    monkeypatch.setattr(crops_module, "encode", fail)
+    store = make_store(tmp_path / "results")
+    run(store, make_work(tmp_path / "results", store), keep=False)
+    assert are_dropped(tmp_path / "results", "a.pdf")
 
 
 # What crops depend on -----------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from finished_run import (
 )
 
 from scanmill import maintenance, store
+from scanmill.dropped_images import Renderer
 from scanmill.errors import UserError
 from scanmill.store import write_dataset
 from scanmill.tables import (
@@ -187,6 +188,13 @@ def test_jobs_at_work_are_told_with_their_last_line(directory):
     log = directory / "logs" / "detect_layout" / "00001.log"
     log.parent.mkdir(parents=True)
     log.write_text("")
+    # A later stage that drops page images, or puts them back, has their lock.
+    with store.stage_lock(directory, "images", "00001", print):
+        assert maintenance.running_jobs(directory, planned) == []
+    # Snakemake removes what a job is to make.
+    made = directory / "results" / "detected_pages" / "00001.parquet"
+    content = made.read_bytes()
+    made.unlink()
     with store.stage_lock(directory, "detections", "00001", print):
         assert maintenance.running_jobs(directory, planned)[0].line == "it has just begun"
     line = "2026-01-01 10:00:00 INFO detect_layout: 1 of 2 documents (0 reused), 3 of 4 pages"
@@ -206,8 +214,9 @@ def test_jobs_at_work_are_told_with_their_last_line(directory):
     # On another machine: at work, as far as anyone can tell, until its tables are there.
     lock = store.stage_lock_file(directory, "detections", "00001")
     lock.write_text("process 1 on another.machine, 2026-01-01 00:00:00\n")
+    made.write_bytes(content)
     assert maintenance.running_jobs(directory, planned) == []
-    (directory / "results" / "detected_pages" / "00001.parquet").unlink()
+    made.unlink()
     assert len(maintenance.running_jobs(directory, planned)) == 1
 
 
@@ -244,14 +253,22 @@ def test_results_are_described(finished, directory):
     ):
         assert path.exists()
         assert str(path) in said
+    store.drop_images(directory / "results", "a.pdf")
+    assert "dropped (images.keep: false)" in maintenance.describe_results(directory)
     (directory / "results" / "documents.parquet").unlink()
     with pytest.raises(UserError, match="show_progress"):
         maintenance.describe_results(directory)
 
 
+def pages_to_draw(directory, documents, pages, folder):
+    with Renderer(directory, [], 1) as renderer:
+        found = maintenance.pages_to_draw(directory / "results", documents, pages, renderer, folder)
+        return list(found)
+
+
 def test_regions_are_drawn(finished, tmp_path):
     results = finished / "results"
-    drawn = list(maintenance.pages_to_draw(results, GOOD, "2"))
+    drawn = pages_to_draw(finished, GOOD, "2", tmp_path)
     assert [(each.page["document"], each.page["page"]) for each in drawn] == [(d, 2) for d in GOOD]
     paths = [maintenance.draw_page(results, each, tmp_path) for each in drawn]
     assert paths[1] == tmp_path / "box" / "0002.jpg"
@@ -265,12 +282,12 @@ def test_regions_are_drawn(finished, tmp_path):
 
 def test_a_page_that_is_missing_is_not_drawn(directory, tmp_path):
     results = directory / "results"
-    (drawn, _) = maintenance.pages_to_draw(results, ["a.pdf"], None)
+    (drawn, _) = pages_to_draw(directory, ["a.pdf"], None, tmp_path)
     (results / drawn.page["image"]).write_bytes(b"no image")
     with pytest.raises(UserError, match=r"verify_results\.py .*--repair"):
         maintenance.draw_page(results, drawn, tmp_path)
     with pytest.raises(UserError, match="--pages"):
-        list(maintenance.pages_to_draw(results, ["a.pdf"], "0-3"))
+        pages_to_draw(directory, ["a.pdf"], "0-3", tmp_path)
 
 
 # The tools

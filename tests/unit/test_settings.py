@@ -190,7 +190,7 @@ def test_layers_share_nothing(tmp_path):
         ({"images": {"limits.cpu_seconds": 1}}, "Write images: {limits: {cpu_seconds: ...}}."),
         (
             {"images": {"width": 1}},
-            "Those of images are: dpi, lift, renderer, jpeg_quality, limits.",
+            "Those of images are: dpi, lift, renderer, jpeg_quality, keep, wave, limits.",
         ),
         ({"width": 1}, "There are: archive, shards, images, model,"),
         ({1: 2}, "1: there is no such setting."),
@@ -211,7 +211,7 @@ def test_unknown_keys_name_the_nearest(tmp_path, overrides, expected):
         ({"images": {"dpi": {"x": 1}}}, "images.dpi: a block of keys is not allowed."),
         (
             {"images": 300},
-            "Allowed: a block of the keys dpi, lift, renderer, jpeg_quality, limits.",
+            "Allowed: a block of the keys dpi, lift, renderer, jpeg_quality, keep, wave, limits.",
         ),
         ({"images": {"renderer": "mupdf"}}, "Allowed: auto or poppler or pdfium."),
         ({"shards": {"max_documents": 0}}, "Allowed: auto, or a whole number of at least 1."),

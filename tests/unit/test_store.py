@@ -25,14 +25,18 @@ from scanmill.store import (
     Busy,
     SourceError,
     StageStore,
+    are_dropped,
     code_digest,
     document_folder,
+    drop_images,
     file_digest,
     fingerprint,
     forget,
     lock,
     lock_directory,
     read_record_metadata,
+    restore_images,
+    source_changed,
     source_digest,
     stage_lock,
     syntax_digest,
@@ -549,6 +553,128 @@ def test_forgotten_result_is_stale(tmp_path):
     assert not forget(tmp_path, NAME, "regions")
 
 
+# Dropped page images ------------------------------------------------------------------------------
+
+IMAGES = ("0001.jpg", "0002.jpg")
+
+
+def write_images(store, wanted, metadata=None):
+    """Commit page images."""
+    with store.replace(NAME, wanted) as draft:
+        for name in IMAGES:
+            (draft.files / name).write_text(name)
+        draft.commit(tables_of("images", "a"), metadata)
+
+
+def images_of(results):
+    folder = document_folder(results, NAME) / "images"
+    return {path.name for path in folder.glob("*.jpg")}
+
+
+def rendered_again(folder):
+    folder.mkdir()
+    for name in IMAGES:
+        (folder / name).write_text(name)
+    return [folder / name for name in IMAGES]
+
+
+def test_document_whose_images_were_dropped_is_done(tmp_path):
+    store = make_store(tmp_path, "images")
+    wanted = store.fingerprint([])
+    write_images(store, wanted)
+    record = (document_folder(tmp_path, NAME) / "images.parquet").read_bytes()
+    for _ in range(2):
+        drop_images(tmp_path, NAME)
+        assert are_dropped(tmp_path, NAME)
+        assert images_of(tmp_path) == set()
+        assert store.state(NAME, wanted) == "done"
+    assert store.state(NAME, store.fingerprint(["other input"])) == "stale"
+    restore_images(tmp_path, NAME, rendered_again(tmp_path / "again"))
+    assert not are_dropped(tmp_path, NAME)
+    assert images_of(tmp_path) == set(IMAGES)
+    assert store.state(NAME, wanted) == "done"
+    assert (document_folder(tmp_path, NAME) / "images.parquet").read_bytes() == record
+    # From now on one that is missing is missing.
+    (document_folder(tmp_path, NAME) / "images" / IMAGES[0]).unlink()
+    assert store.state(NAME, wanted) == "stale"
+
+
+def test_dropping_images_excuses_no_other_fault(tmp_path):
+    images, crops = make_store(tmp_path, "images"), make_store(tmp_path, "crops")
+    write_images(images, images.fingerprint([]))
+    write(crops, crops.fingerprint([]), "a")
+    drop_images(tmp_path, NAME)
+    (document_folder(tmp_path, NAME) / "crops" / "a.txt").unlink()
+    assert crops.state(NAME, crops.fingerprint([])) == "stale"
+    forget(tmp_path, NAME, "images")
+    assert images.state(NAME, images.fingerprint([])) == "stale"
+
+
+def test_document_without_images_has_none_to_drop(tmp_path):
+    store = make_store(tmp_path, "images")
+    with store.replace(NAME, store.fingerprint([])) as draft:
+        draft.commit(tables_of("images", "a"))
+    drop_images(tmp_path, NAME)
+    assert not are_dropped(tmp_path, NAME)
+
+
+def test_raised_limit_owes_all_pages_where_images_were_dropped(tmp_path):
+    noted = {"limits": json.dumps({"cpu_seconds": 10})}
+    store = make_store(tmp_path, "images", limits={"cpu_seconds": 11})
+    wanted = store.fingerprint([])
+    write_images(store, wanted, noted)
+    assert store.state(NAME, wanted) == "retry"
+    drop_images(tmp_path, NAME)
+    assert store.state(NAME, wanted) == "stale"
+
+
+def test_new_images_are_not_dropped(tmp_path):
+    store = make_store(tmp_path, "images")
+    write_images(store, store.fingerprint([1]))
+    drop_images(tmp_path, NAME)
+    write_images(store, store.fingerprint([2]))
+    assert not are_dropped(tmp_path, NAME)
+    assert images_of(tmp_path) == set(IMAGES)
+
+
+@pytest.mark.parametrize("change", ["drop", "restore", "render"])
+def test_job_killed_anywhere_claims_no_image_that_is_gone(tmp_path, change, monkeypatch):
+    """A record that is done has its images, or they are dropped; and the next job ends the work."""
+    killed = 0
+    for call in range(1, 100):
+        results = tmp_path / str(call)
+        store = make_store(results, "images")
+        wanted = store.fingerprint([1])
+        write_images(store, wanted)
+        if change != "drop":
+            drop_images(results, NAME)
+        again = rendered_again(tmp_path / f"again-{call}")
+        work = {
+            "drop": lambda results=results: drop_images(results, NAME),
+            "restore": lambda results=results, again=again: restore_images(results, NAME, again),
+            "render": lambda store=store: write_images(store, store.fingerprint([2])),
+        }[change]
+        with monkeypatch.context() as patched:
+            die_at(patched, call)
+            try:
+                work()
+                break
+            except Killed:
+                killed += 1
+        states = {store.state(NAME, wanted), store.state(NAME, store.fingerprint([2]))}
+        if "done" in states:
+            assert are_dropped(results, NAME) or images_of(results) == set(IMAGES)
+        elif change != "render":
+            pytest.fail("the record was lost")
+        if change == "restore":
+            rest = rendered_again(tmp_path / f"rest-{call}")
+            work = lambda results=results, rest=rest: restore_images(results, NAME, rest)  # noqa: E731
+        work()
+        assert are_dropped(results, NAME) == (change == "drop")
+        assert images_of(results) == (set() if change == "drop" else set(IMAGES))
+    assert killed >= 2
+
+
 # Datasets -----------------------------------------------------------------------------------------
 
 
@@ -617,6 +743,16 @@ def test_source_is_hashed_again_only_if_its_stamp_changed(tmp_path, hashed):
         assert source_digest(tmp_path, NAME, changed, [path]) == two
     assert len(hashed) == 5
     assert os.listdir(document_folder(tmp_path, NAME)) == ["source.json"]
+
+
+def test_changed_source_is_told(tmp_path):
+    source = tmp_path / "a.pdf"
+    source.write_bytes(b"one")
+    source_digest(tmp_path, NAME, (3, 1, ""), [source])
+    os.utime(source, (0, 0))
+    assert not source_changed(tmp_path, NAME, [source])
+    source.write_bytes(b"two")
+    assert source_changed(tmp_path, NAME, [source])
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from finished_run import (
 from scanmill import maintenance, store, verification
 from scanmill.archive import read_manifest, write_manifest
 from scanmill.errors import UserError
-from scanmill.store import STAGES, write_dataset
+from scanmill.store import STAGES, drop_images, write_dataset
 from scanmill.tables import (
     by_document,
     read_metadata,
@@ -165,6 +165,18 @@ REBUILT = [
     (change_row, {("regions", "00000")}),
     (swap_documents, {("crops", "00000")}),
 ]
+
+
+def test_dropped_images_are_no_problem(finished, directory):
+    drop_images(directory / "results", "a.pdf")
+    assert verify(directory) == []
+    said = tool("verify_results", directory).stdout
+    assert "5 of 5 documents, 7 page images (0.0 MB, those of 1 document dropped) checked" in said
+    # A damaged record is one all the same, and its images are not missed beside it.
+    (stored(directory, "a.pdf") / "images.parquet").write_bytes(b"no table")
+    (problem,) = verify(directory)
+    assert (problem.document, problem.stage) == ("a.pdf", "images")
+    assert "is damaged" in problem.what
 
 
 @pytest.mark.parametrize(("damage", "expected"), REBUILT, ids=[d.__name__ for d, _ in REBUILT])
