@@ -19,6 +19,7 @@ from scanmill import (
     registry,
     settings,
     store,
+    tables,
     tiles,
 )
 from scanmill.errors import UserError
@@ -270,5 +271,6 @@ def start_run():
     """Lock the working directory until this process ends, and note the settings in use."""
     global run_lock
     check_arrays()
+    tables.check_schema_version(Path("results"))
     run_lock = store.lock_directory(Path.cwd())
     settings.dump_settings(config, Path("results/settings.yaml"))

@@ -278,6 +278,27 @@ def read_metadata(path: Path) -> dict[str, str]:
     }
 
 
+def check_schema_version(results: Path) -> None:
+    """Raise UserError where results were written by a release with other schemas.
+
+    One table of each dataset is looked at: a release changes all of them together.
+    """
+    for dataset in sorted(SCHEMAS):
+        table = next((results / dataset).glob("*.parquet"), None)
+        if table is None:
+            continue
+        try:
+            version = read_metadata(table).get("schema_version")
+        except (pa.ArrowException, OSError):
+            continue  # Damaged: those who read it say so, with the remedy.
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f"{table} has tables of version {version or 'none'}, and this release of Scanmill "
+                f"writes version {SCHEMA_VERSION}: they cannot stand beside each other. Go on with the "
+                "release that wrote them, or begin anew in another working directory (--directory)."
+            )
+
+
 def by_document(table: pa.Table) -> dict[str, pa.Table]:
     """Cut a table whose rows are grouped by document into one slice per document, in order."""
     return _slices(table, "document")

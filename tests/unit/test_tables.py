@@ -17,6 +17,7 @@ from scanmill.tables import (
     TableWriter,
     by_document,
     by_page,
+    check_schema_version,
     content_digest,
     digest_json,
     failed,
@@ -419,3 +420,16 @@ def test_messages_are_one_short_line():
         "reason": "corrupt",
         "message": "",
     }
+
+
+def test_results_of_another_release_are_refused(tmp_path, monkeypatch):
+    table = SCHEMAS["images"].empty_table()
+    write_table(table, tmp_path / "images" / "00000.parquet")
+    (tmp_path / "crops").mkdir()
+    (tmp_path / "crops" / "00000.parquet").write_bytes(b"damaged")
+    check_schema_version(tmp_path)
+    monkeypatch.setattr("scanmill.tables.SCHEMA_VERSION", "2")
+    with pytest.raises(
+        UserError, match=r"images/00000\.parquet has tables of version 1.*another working"
+    ):
+        check_schema_version(tmp_path)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import (
@@ -97,6 +98,36 @@ def test_a_touched_document(finished):
     # The manifest notes the new time, no table does.
     assert {name for name in after if after[name] != before[name]} == {"results/shards/00000.tsv"}
     assert finished.run().jobs == {}
+
+
+def test_clocks_that_differ_by_a_minute(finished):
+    """Nodes of a cluster wrote the tables, one of them a minute behind."""
+    before = tables(finished.directory)
+    for dataset in ("detections", "detected_pages", "crops"):
+        for path in (finished.directory / "results" / dataset).iterdir():
+            behind = path.stat().st_mtime_ns - 60 * 10**9
+            os.utime(path, ns=(behind, behind))
+    assert finished.run().made == {}
+    assert tables(finished.directory) == before
+
+
+def test_times_in_whole_seconds(finished):
+    """As a file system keeps them that has nothing finer."""
+    for path in (finished.directory / "results").glob("*/*"):
+        seconds = int(path.stat().st_mtime)
+        os.utime(path, (seconds, seconds))
+    assert finished.run().jobs == {}
+
+
+def test_tables_of_another_release(finished):
+    table = finished.directory / "results/pages/00000.parquet"
+    older = pq.read_table(table)
+    metadata = {**older.schema.metadata, b"scanmill.schema_version": b"0"}
+    pq.write_table(older.replace_schema_metadata(metadata), table)
+    (finished.directory / "results/summary.txt").unlink()
+    run = finished.run(ok=False)
+    assert "results/pages/00000.parquet has tables of version 0" in run.output
+    assert run.jobs == {}
 
 
 def test_a_copy_of_the_archive(finished, tmp_path):
