@@ -23,7 +23,7 @@ STATE = $(shell .venv/bin/python -c "import os, scanmill as s; \
 DOCTOR_PYTHON = $(shell .venv/bin/python -c "" 2>/dev/null && echo .venv/bin/python || echo $(PYTHON))
 IN_ENV = . .venv/bin/activate &&
 
-.PHONY: help env demo test test-packages fuzz lint format doctor benchmark benchmark-rendering \
+.PHONY: help env demo test test-packages test-slurm fuzz lint format doctor benchmark benchmark-rendering \
 	benchmark-reliability benchmark-memory benchmark-disk benchmark-accuracy benchmark-growth \
 	benchmark-scale synthesis-packages train-shipped-model test-bare-machine clean check-python broken
 
@@ -60,14 +60,17 @@ demo: env demo/archive  ## run the workflow on an archive made for it; show what
 demo/archive: | env
 	$(IN_ENV) python scripts/make_demo_archive.py --output demo
 
-test-packages:  ## install what some tests need beside the environment, where that needs no password: Chromium
+test-packages:  ## install what some tests need beside the environment, where that needs no password: Chromium, Slurm
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
-		apt-get -qq install -y --no-install-recommends chromium fontconfig fonts-dejavu fonts-liberation; } \
-		|| echo "They cannot be installed: tests of synthetic pages are skipped unless Chromium is there."; \
-	else echo "Not root, or no apt-get: tests of synthetic pages are skipped unless Chromium is there."; fi
+		apt-get -qq install -y --no-install-recommends chromium fontconfig fonts-dejavu fonts-liberation \
+		munge slurm-client slurmctld slurmd; } || echo "They cannot be installed: tests that need them are skipped."; \
+	else echo "Not root, or no apt-get: tests that need Chromium or Slurm are skipped unless they are there."; fi
 
 test: env  ## run the tests, those of two files side by side
 	$(IN_ENV) pytest --numprocesses 2 --dist loadfile
+
+test-slurm: env test-packages  ## as root: run archives through profiles/slurm on a cluster of one node, twice
+	$(IN_ENV) for time in 1 2; do pytest tests/workflow/test_slurm.py || exit 1; done
 
 fuzz: env  ## damage PDFs in many ways and make page images of them [CASES=2000]
 	$(IN_ENV) FUZZ_CASES=$(or $(CASES),2000) pytest -s tests/unit/test_fuzzing.py
