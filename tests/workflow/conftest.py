@@ -160,6 +160,11 @@ def contents(directory, *patterns):
     return {str(path.relative_to(directory)): path.read_bytes() for path in paths if path.is_file()}
 
 
+def times(folder):
+    """Relative path -> when a file or folder was changed."""
+    return {str(path.relative_to(folder)): path.stat().st_ctime_ns for path in folder.rglob("*")}
+
+
 def tables(directory):
     """Every table and manifest: what two equal runs must have equal byte for byte."""
     return contents(directory, "results/**/*.parquet", "results/shards/*.tsv")
@@ -228,7 +233,10 @@ def undisturbed(tmp_path_factory, worker_id):
 def finish(finished):
     write_archive(finished.archive)
     finished.settings()
+    before = times(finished.archive)
     run = finished.run()
+    # It may be mounted read-only.
+    assert times(finished.archive) == before
     assert run.made == {
         "render_pages": DOCUMENTS,
         "detect_layout": DOCUMENTS,
