@@ -16,7 +16,6 @@ from scanmill.archive import Document, read_manifest
 from scanmill.tables import (
     SCHEMAS,
     TableWriter,
-    by_document,
     read_metadata,
     read_table,
     write_table,
@@ -46,13 +45,8 @@ def summarize_archive(
             sha256 = json.loads(read_metadata(image_file)["sources"])
             outcome = ("document", "page", "status", "stage", "reason", "message", "n_regions")
             table = read_table(page_file, outcome)
-            rows = by_document(table)
-            planned = read_manifest(manifest)
-            summaries = [
-                _document(document, sha256.get(document.document), rows[document.document], columns)
-                for document in planned
-            ]
-            writer.write(pa.Table.from_pylist(summaries, schema=schema))
+            rows = _document_rows(read_manifest(manifest), sha256, table, columns)
+            writer.write(pa.table(rows, schema))
             failures.append(table.filter(pc.equal(table["status"], "failed")).select(_FAILURE))
             failures.append(_failed_crops(crop_file))
     table = pa.concat_tables(failures).sort_by([(name, "ascending") for name in _FAILURE[:3]])
@@ -63,36 +57,70 @@ def _own_columns(manifests: Sequence[Path]) -> list[str]:
     """Names of the CSV's own columns, in their order."""
     names: dict[str, None] = {}
     for manifest in manifests:
+        if (
+            b"{" not in manifest.read_bytes()
+        ):  # Nor can there be columns: most archives are folders.
+            continue
         for document in read_manifest(manifest):
             names |= dict.fromkeys(json.loads(document.columns or "{}"))
     return list(names)
 
 
-def _document(
-    document: Document, sha256: str | None, pages: pa.Table, columns: Sequence[str]
-) -> dict[str, Any]:
-    """One row of `documents`."""
-    statuses, reasons = pages["status"].to_pylist(), pages["reason"].to_pylist()
-    numbers = pages["page"].to_pylist()
-    ok = statuses.count("ok")
-    bad = Counter(reason for reason in reasons if reason is not None)
-    own = json.loads(document.columns or "{}")
+def _document_rows(
+    planned: Sequence[Document],
+    sha256: Mapping[str, str],
+    pages: pa.Table,
+    columns: Sequence[str],
+) -> dict[str, list]:
+    """The columns of `documents` for the documents of a shard, of which `pages` has the outcomes.
+
+    Counted for all documents at once: an archive may have a million.
+    """
+    is_ok = pc.cast(pc.equal(pages["status"], "ok"), pa.int32())
+    counted = (
+        pages.append_column("ok", is_ok)
+        .group_by("document", use_threads=False)
+        .aggregate([("page", "count"), ("ok", "sum"), ("n_regions", "sum")])
+        .to_pydict()
+    )
+    place = {name: number for number, name in enumerate(counted["document"])}
+    places = [place[document.document] for document in planned]
+    n_pages, ok, regions = (
+        [counted[column][number] for number in places]
+        for column in ("page_count", "ok_sum", "n_regions_sum")
+    )
+    reasons = _most_frequent_reasons(pages)
+    own = [json.loads(document.columns or "{}") for document in planned]
+    names = [document.document for document in planned]
     return {
-        "document": document.document,
-        "path": document.path,
-        "bytes": document.size,
-        "sha256": sha256,
-        "pages": sum(number is not None for number in numbers),
+        "document": names,
+        "path": [document.path for document in planned],
+        "bytes": [document.size for document in planned],
+        "sha256": [sha256.get(name) for name in names],
+        "pages": n_pages,
         "pages_ok": ok,
-        "pages_failed": sum(
-            status != "ok" and number is not None
-            for status, number in zip(statuses, numbers, strict=True)
-        ),
-        "regions": pc.sum(pages["n_regions"]).as_py() or 0,
-        "status": "ok" if not bad else "partial" if ok else "failed",
-        # The most frequent, and of equals the first by name.
-        "reason": min(bad, key=lambda reason: (-bad[reason], reason)) if bad else None,
-        **{name: own.get(name) for name in columns},
+        "pages_failed": [all_ - good for all_, good in zip(n_pages, ok, strict=True)],
+        "regions": [count or 0 for count in regions],
+        "status": [
+            "ok" if name not in reasons else "partial" if good else "failed"
+            for name, good in zip(names, ok, strict=True)
+        ],
+        "reason": [reasons.get(name) for name in names],
+        **{column: [each.get(column) for each in own] for column in columns},
+    }
+
+
+def _most_frequent_reasons(pages: pa.Table) -> dict[str, str]:
+    """Document -> why most of its failed pages failed; of equals the first by name."""
+    failed = pages.filter(pc.is_valid(pages["reason"]))
+    counts: dict[str, Counter[str]] = {}
+    for document, reason in zip(
+        failed["document"].to_pylist(), failed["reason"].to_pylist(), strict=True
+    ):
+        counts.setdefault(document, Counter())[reason] += 1
+    return {
+        document: min(bad, key=lambda reason: (-bad[reason], reason))
+        for document, bad in counts.items()
     }
 
 
