@@ -4,8 +4,9 @@
 
 `scripts/simulate_archive.py` makes archive and results. Told are seconds of planning from nothing; of
 `snakemake -n` when nothing changed, which lists the archive and builds the DAG; of a run after one
-document was added, until its regions are in the table and until the summary is, and of that the job that
-loads the model; the peak memory of the largest process; files in the working directory without the store.
+document was added, until its regions are in their table and until the summary is there, and of that the
+job that loads the model; the peak memory of the largest process; files in the working directory without
+the store.
 """
 
 import argparse
