@@ -12,7 +12,7 @@ import numpy as np
 from scanmill import forecast
 from scanmill.archive import Document, link_boundary
 from scanmill.errors import UserError
-from scanmill.forecast import Archive, Pages, Trial
+from scanmill.forecast import IMAGES, Archive, Files, Pages, Trial
 from scanmill.maintenance import (
     DATASETS,
     RULES,
@@ -80,7 +80,7 @@ def describe_forecast(
     trial = run_trial(directory, settings, source, found.documents, pieces, cores)
     yield from _describe_trial(trial)
     yield from _describe_time(found, trial, cores, machines)
-    yield from _describe_disk(found.archive, trial)
+    yield from _describe_disk(found.archive, trial, settings["images"])
     yield from _describe_cluster(found.archive, trial)
 
 
@@ -275,10 +275,15 @@ def _describe_time(
         yield f"  on {count} {what} {cores} cores: {forecast.duration(took)}"
 
 
-def _describe_disk(archive: Archive, trial: Trial) -> Iterator[str]:
+def _describe_disk(archive: Archive, trial: Trial, images: Mapping[str, Any]) -> Iterator[str]:
     disk = forecast.disk(archive, trial)
+    when = "Disk in the end"
+    if not images["keep"]:
+        when = "Disk at most"
+        share = min(images["wave"] / (archive.shards.max() + 1), 1)
+        disk[IMAGES] = Files(*(round(share * each) for each in disk[IMAGES]))
     yield ""
-    yield f"{'Disk in the end':<16}{'files':>12}{'':>6}bytes"
+    yield f"{when:<16}{'files':>12}{'':>6}bytes"
     for what, each in disk.items():
         yield f"  {what:<14}{each.files:>12}{forecast.volume(each.size):>11}"
     files, size = (sum(each[i] for each in disk.values()) for i in (0, 1))

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 from pycocotools import mask as coco_mask
 
 from scanmill import store
@@ -31,7 +30,7 @@ from scanmill.pdf_documents import choose_engines
 from scanmill.preprocessing import Page
 from scanmill.regions import select_regions
 from scanmill.rendering import render_document, source_files
-from scanmill.settings import archive_path, output_settings
+from scanmill.settings import archive_path, output_settings, settings_of_last_run
 from scanmill.store import STAGES, document_folder
 from scanmill.tables import (
     SCHEMAS,
@@ -62,6 +61,8 @@ class Finding:
     """Its rows of the tables of records; none where they cannot be compared."""
     model: str = ""
     """Digest of the model of its detections."""
+    made_again: Path | None = None
+    """Its page image as it was made again, if that is the same."""
     differences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What could not be compared, and why."""
@@ -76,20 +77,6 @@ class Finding:
         said = "; ".join(self.differences) or "the same"
         notes = f" ({'; '.join(self.notes)})" if self.notes else ""
         return f"{self.document}, page {self.page}: {said}{notes}"
-
-
-def read_settings(results: Path) -> dict[str, Any]:
-    """The settings that the results were made with."""
-    path = results / "settings.yaml"
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        _ = settings["model"], settings["archive"]["path"]
-        return settings
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): with which settings the results were made is not "
-            "known. Run your snakemake command again, which writes it."
-        ) from error
 
 
 def choose_pages(
@@ -122,22 +109,21 @@ def recompute_pages(
     Reads the archive and the results, writes into a temporary folder alone.
     """
     results = directory / "results"
-    settings = read_settings(results)
+    settings = settings_of_last_run(directory)
     threads = os.cpu_count() or 1
-    for findings in chosen.values():
-        for finding in findings:
-            _read_rows(results, finding)
+    findings = [finding for each in chosen.values() for finding in each]
+    for finding in findings:
+        _read_rows(results, finding)
     with tempfile.TemporaryDirectory(prefix="scanmill-recomputed-") as folder:
         _render(directory, settings, plan, chosen, threads, Path(folder))
-    findings = [finding for each in chosen.values() for finding in each]
-    usable = [finding for finding in findings if finding.rows and _has_image(results, finding)]
-    _detect(results, settings, usable, threads)
-    for finding in findings:
-        if finding.rows:
-            _compare_regions(finding, settings)
-        if finding in usable:
-            _compare_crops(results, finding, settings)
-        yield finding
+        usable = [finding for finding in findings if finding.rows and _has_image(results, finding)]
+        _detect(results, settings, usable, threads)
+        for finding in findings:
+            if finding.rows:
+                _compare_regions(finding, settings)
+            if finding in usable:
+                _compare_crops(results, finding, settings)
+            yield finding
 
 
 def _read_rows(results: Path, finding: Finding) -> None:
@@ -167,7 +153,19 @@ def _read_rows(results: Path, finding: Finding) -> None:
 
 
 def _has_image(results: Path, finding: Finding) -> bool:
-    """Whether the page image is the one that the tables have; if not, nothing follows from it."""
+    """Whether the page image is the one that the tables have; if not, nothing follows from it.
+
+    In place of one that was dropped stands the one that was made again.
+    """
+    if store.are_dropped(results, finding.document):
+        if finding.made_again is None:
+            finding.notes.append("detections and crops not computed again: its image was dropped")
+            return False
+        made_again = pa.array([str(finding.made_again)])
+        images = finding.rows["images"]
+        place = images.schema.get_field_index("image")
+        finding.rows["images"] = images.set_column(place, "image", made_again)
+        return True
     path = results / finding.image["image"]
     if store.file_digest(path) == finding.image["sha256"]:
         return True
@@ -191,7 +189,6 @@ def _render(
         "settings": output_settings(settings, "images"),
         "limits": settings["images"]["limits"],
         "engines": choose_engines(settings["images"]["renderer"]),
-        "folder": str(folder),
     }
     pool = WorkerPool(threads, "scanmill.rendering")
     try:
@@ -208,15 +205,17 @@ def _render(
                     for finding in mine:
                         finding.notes.append(f"not rendered again: {why}")
                     continue
+                made_again = Path(tempfile.mkdtemp(dir=folder))
                 own = {
                     "kind": documents[name].kind,
                     "paths": [file.hex() for file in files],
                     "pages": [finding.page for finding in mine],
+                    "folder": str(made_again),
                 }
                 rows = render_document(pool, {**task, **own}, lambda: None)
                 made = {row["page"]: row for row in rows}
                 for finding in mine:
-                    _compare_image(finding, made.get(finding.page, rows[0]))
+                    _compare_image(finding, made.get(finding.page, rows[0]), made_again)
     finally:
         pool.close()
 
@@ -246,11 +245,13 @@ def _find_source(
         return [], f"its source cannot be read: {error}"
 
 
-def _compare_image(finding: Finding, row: Mapping[str, Any]) -> None:
+def _compare_image(finding: Finding, row: Mapping[str, Any], folder: Path) -> None:
     then = finding.image
     if row["status"] != "ok":
         finding.differences.append(f"images: failed now ({row['reason']}: {row['message']})")
         return
+    if row["sha256"] == then["sha256"]:
+        finding.made_again = folder / row["image"]
     # Through the table's types, which have fewer digits.
     [now] = from_rows("images", [{**row, "document": finding.document}]).to_pylist()
     names = [name for name in then if name not in ("image", "engine") and then[name] != now[name]]

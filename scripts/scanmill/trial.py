@@ -123,11 +123,13 @@ def _link_model(directory: Path, trial: Path, settings: Mapping[str, Any]) -> No
 
 
 def _write_settings(trial: Path, settings: Mapping[str, Any]) -> None:
-    """The settings of the run, with the trial's archive in one shard, and nothing to train."""
+    """The settings of the run, with the trial's archive in one shard, page images kept, so that they can
+    be measured, and nothing to train."""
     listing = {"path": "archive/documents.csv", "include": ["**"], "exclude": []}
     changed = {
         "archive": {**settings["archive"], **listing},
         "shards": {"max_documents": 1_000_000, "max_bytes": 10**18},
+        "images": {**settings["images"], "keep": True},
         "dataset": {**settings["dataset"], "annotations": []},
         "training": {**settings["training"], "name": None},
         "failures": {"max_failed_fraction": 1.0},

@@ -3,8 +3,7 @@
 import pytest
 from finished_run import PLAN, finished  # noqa: F401
 
-from scanmill.errors import UserError
-from scanmill.recomputation import beyond_tolerance, choose_pages, first_difference, read_settings
+from scanmill.recomputation import beyond_tolerance, choose_pages, first_difference
 from scanmill.tables import from_rows
 
 
@@ -78,11 +77,3 @@ def test_pages_are_chosen_at_random_among_those_that_are_ok(finished):
     assert all(document in PLAN[shard] for shard, document, _ in everything)
     assert choose(3, 5) == choose(3, 5)
     assert len({tuple(choose(3, seed)) for seed in range(9)}) > 5
-
-
-@pytest.mark.parametrize("text", [None, "- 1", "model: m", "model: [", "model: m\narchive: /scans"])
-def test_settings_that_cannot_be_read_are_named(tmp_path, text):
-    if text is not None:
-        (tmp_path / "settings.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"settings\.yaml cannot be read"):
-        read_settings(tmp_path)

@@ -8,7 +8,7 @@ import cv2
 import pyarrow as pa
 import pytest
 import yaml
-from conftest import REPOSITORY, SMALL, demo
+from conftest import REPOSITORY, SETTINGS, SMALL, demo
 
 from scanmill.maintenance import STAGE_OF, read_plan
 from scanmill.recomputation import choose_pages, recompute_pages
@@ -171,3 +171,17 @@ def test_pages_by_another_model_and_of_documents_that_are_not_done(finished):
         done = document != "zeta.tif"
         assert differences == []
         assert notes[0].startswith("not detected again" if done else "not compared: its crops")
+
+
+def test_page_images_that_were_dropped_are_made_again(finished):
+    finished.settings(images={**SETTINGS["images"], "keep": False})
+    finished.run()
+    document = CHANGED[0]
+    store = finished.directory / "results/store"
+    assert [path.name for path in (store / document / "images").iterdir()] == ["dropped"]
+    assert differing(finished) == {}
+    edit(finished, "detections", "score", lambda score: score - 0.01)
+    assert set(differing(finished)) == {CHANGED}
+    (finished.archive / document).unlink()
+    _, notes = recompute(finished)[CHANGED]
+    assert "its image was dropped" in notes[1]
