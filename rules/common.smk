@@ -198,29 +198,29 @@ def detection_threads(wildcards):
     return 16 if detects_on_gpu() else 4
 
 
-def _need(rule):
-    on_cpu = rule == "detect_layout" and not detects_on_gpu()
-    return job_resources.NEEDS[f"{rule}_cpu" if on_cpu else rule]
+def _need(name):
+    on_cpu = name == "detect_layout" and not detects_on_gpu()
+    return job_resources.NEEDS[f"{name}_cpu" if on_cpu else name]
 
 
-def _shard_size(rule, wildcards):
+def _shard_size(name, wildcards):
     # The jobs of an array get what the first of them asks for.
-    if rule == "detect_layout":
+    if name == "detect_layout":
         return job_resources.largest_shard(Path("results/shards"))
     return job_resources.shard_size(Path(f"results/shards/{wildcards.shard}.tsv"))
 
 
-def memory_mb(rule):
+def memory_mb(name):
     """A resource: megabytes that the job of a shard takes, more at each attempt."""
     return lambda wildcards, attempt: job_resources.memory_mb(
-        _need(rule), _shard_size(rule, wildcards), attempt
+        _need(name), _shard_size(name, wildcards), attempt
     )
 
 
-def runtime_minutes(rule):
+def runtime_minutes(name):
     """A resource: minutes that the job of a shard takes at most."""
     return lambda wildcards, attempt: job_resources.runtime_minutes(
-        _need(rule), _shard_size(rule, wildcards), attempt
+        _need(name), _shard_size(name, wildcards), attempt
     )
 
 
