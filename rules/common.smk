@@ -4,6 +4,8 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
+from snakemake.logging import logger
+
 sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 # The jobs, too, import the library that lies here, whatever else their environment has installed.
 search_path = filter(None, [sys.path[0], os.environ.get("PYTHONPATH")])
@@ -241,10 +243,21 @@ def crops_before(wildcards):
     return f"results/crops/{shard:05d}.parquet" if waits else []
 
 
+@lru_cache
+def say_unplanned():
+    """Have a dry run say, once, that there is no plan that it could go by."""
+    if workflow.dryrun and not any(Path("results/shards").glob("*.tsv")):
+        logger.warning(
+            "Not planned yet: the jobs of shards are missing from this list. Run the target `plan` first, "
+            "which takes seconds (`snakemake plan`, with the same options but for --dry-run)."
+        )
+
+
 def expand_shards(pattern):
     """An input function: `pattern` for every shard of the plan."""
 
     def files(wildcards):
+        say_unplanned()
         manifests = Path(checkpoints.plan_shards.get().output.manifests)
         return [pattern.format(shard=path.stem) for path in sorted(manifests.glob("*.tsv"))]
 

@@ -36,3 +36,14 @@ def test_a_target_makes_its_stage_and_what_that_needs(archive, tmp_path, target)
     run = run_workflow(tmp_path, target, "--config", f"archive={archive}")
     assert run.jobs.keys() == RULES[target]
     assert (tmp_path / "results" / MADE[target]).exists()
+
+
+def test_a_dry_run_says_that_there_is_no_plan_yet(archive, tmp_path):
+    write_settings(tmp_path)
+    config = ("--config", f"archive={archive}")
+    dry_run = (tmp_path, "crops", *config, "--dry-run")
+    assert run_workflow(*dry_run).output.count("Not planned yet") == 1
+    run_workflow(tmp_path, "plan", *config)
+    planned = run_workflow(*dry_run).output
+    assert "Not planned yet" not in planned
+    assert "render_pages" in planned
