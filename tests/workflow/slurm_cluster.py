@@ -78,7 +78,7 @@ def _job_processes(folder):
 
 
 class Cluster:
-    """Daemons as children of this process, which `stop` ends."""
+    """Daemons as children of this process, from `start` to `stop`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -103,10 +103,17 @@ class Cluster:
         key = folder / "munge.key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o400)
+        self._key = key
+
+    def start(self):
+        """Start the daemons, and wait until the node takes jobs; TimeoutError if it does not."""
+        folder = self.folder
         # It trusts no folder that others may write to, such as those of /tmp.
         own = [f"--{name}-file={folder}/munged.{name}" for name in ("log", "pid", "seed")]
         socket_file = f"--socket={folder}/munge.socket"
-        self._start("munged", "--foreground", "--force", f"--key-file={key}", socket_file, *own)
+        self._start(
+            "munged", "--foreground", "--force", f"--key-file={self._key}", socket_file, *own
+        )
         self._start("slurmctld", "-D", "-c")
         self.start_node()
 
@@ -152,9 +159,11 @@ class Cluster:
 
     def stop(self):
         """End jobs and daemons."""
-        self.ask("scancel", "--user", "root")
-        self._wait(lambda: not self.ask("squeue", "--noheader"), 30)
-        for name in reversed(list(self.daemons)):
-            self.daemons[name].terminate()
-        for daemon in self.daemons.values():
-            daemon.wait(30)
+        if "slurmd" in self.daemons:
+            self.kill_node()
+        for daemon in reversed(self.daemons.values()):
+            daemon.terminate()
+            try:
+                daemon.wait(30)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
