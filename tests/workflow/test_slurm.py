@@ -33,11 +33,11 @@ HERE = (
     *("--latency-wait", "10"),
 )
 
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
+    if reason := why_not():
+        pytest.skip(reason)
     cluster = Cluster(tmp_path_factory.mktemp("slurm"))
     try:
         cluster.start()
