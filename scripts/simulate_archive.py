@@ -1,6 +1,6 @@
 """Make an archive of many tiny documents, and with --finished the results of a run over it.
 
-    python scripts/simulate_archive.py --output /tmp/million --documents 1000000 --finished
+    python scripts/simulate_archive.py --output /data/million --documents 1000000 --finished
 
 writes `archive/`, and `run/` as the working directory of a finished run: what planning, an unchanged
 archive and one more document cost at that size can be tried there before a real archive is at stake.

@@ -72,6 +72,7 @@ def shard_size(manifest: Path) -> ShardSize:
     return ShardSize(len(sizes), sum(sizes))
 
 
+@cache
 def largest_shard(manifests: Path) -> ShardSize:
     """The largest size in a folder of manifests: jobs of one array ask for the same."""
     return max(map(shard_size, manifests.glob("*.tsv")), key=lambda size: size.pages)
