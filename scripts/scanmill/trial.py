@@ -1,7 +1,8 @@
 """A trial: the workflow itself on some pages of an archive, in a folder that is removed, measured.
 
-It runs twice, on one page and then on all others of the sample, so that what a job costs in any case
-can be told from what a page costs.
+It runs three times: on a page, so that everything is in the system's cache (a first start takes long,
+once); on another, and on all others of the sample, so that what a job costs in any case can be told from
+what a page costs.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ast
 import csv
 import hashlib
+import itertools
 import os
 import shlex
 import subprocess
@@ -58,40 +60,55 @@ def run_trial(
     cores: int,
 ) -> Trial:
     """Run the workflow of `directory` on `pieces` of its `documents`, and measure it."""
-    first, *rest = pieces
-    one = first._replace(end=first.start + 1)
-    if first.end > one.end:
-        rest.insert(0, first._replace(start=one.end))
+    parts = _divide(pieces)
+    pieces = [piece for part in parts for piece in part]
     with tempfile.TemporaryDirectory(dir=directory, prefix=".forecast-") as temporary:
         trial = Path(temporary)
         _link_model(directory, trial, settings)
         _write_settings(trial, settings)
-        sources = [source_path(archive, documents[piece.index]) for piece in (one, *rest)]
-        _warm_up()
+        sources = [source_path(archive, documents[piece.index]) for piece in pieces]
         seconds, costs, tables = [], [], []
-        for part in [[one], [one, *rest]][: 1 + bool(rest)]:
-            _write_archive(trial, part, documents, sources)
+        for end in itertools.accumulate(len(part) for part in parts):
+            _write_archive(trial, pieces[:end], documents, sources)
             _note_sources(trial)
-            logger.info("trying %d pages", sum(piece.end - piece.start for piece in part))
+            logger.info("trying %d pages", _count(pieces[:end]))
             seconds.append(_run(trial, cores))
             costs.append(_read_benchmarks(trial))
             tables.append(_dataset_size(trial / "results"))
-        pages = (1, max(sum(piece.end - piece.start for piece in rest), 1))
         results = trial / "results"
         measured = [
-            _measure(results, f"{number:05d}", piece) for number, piece in enumerate((one, *rest))
+            _measure(results, f"{number:05d}", piece) for number, piece in enumerate(pieces)
         ]
-        every_page = sum(each.pages for each in measured)
+        every_page = _count(pieces)
+        # The first run warmed up; it counts where there was no other.
+        pages = (1, _count(parts[-1]))
         return Trial(
             {name: _usage(name, costs, pages) for name in costs[0]},
             max(seconds[-1] - sum(cost["s"] for cost in costs[-1].values()), 0),
             _reading_rate(sources),
             len(datasets(results)),
             rate((1, every_page), (tables[0], tables[-1])),
-            _uncompressed(results) / max(every_page, 1),
+            _uncompressed(results) / every_page,
             measured,
             _device(results),
         )
+
+
+def _divide(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """The pieces of each run: a page, another page, and all others, as far as there are any."""
+    parts, rest = [], list(pieces)
+    while rest and len(parts) < 2:
+        first = rest.pop(0)
+        one = first._replace(end=first.start + 1)
+        if first.end > one.end:
+            rest.insert(0, first._replace(start=one.end))
+        parts.append([one])
+    return [*parts, rest] if rest else parts
+
+
+def _count(pieces: Iterable[Piece]) -> int:
+    """Pages of pieces."""
+    return sum(piece.end - piece.start for piece in pieces)
 
 
 # Before -------------------------------------------------------------------------------------------
@@ -173,13 +190,6 @@ def _note_sources(trial: Path) -> None:
         note_source(trial / "results", document.document, stamp, f"{int(document.document):064x}")
 
 
-def _warm_up() -> None:
-    """Have the libraries in the system's cache: the first start after a boot takes long, once."""
-    command = [sys.executable, "-c", "import scanmill.detector"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
-    subprocess.run(command, env=environment, capture_output=True, check=False)
-
-
 # The run ------------------------------------------------------------------------------------------
 
 
@@ -225,11 +235,11 @@ def _number(text: str) -> float:
 
 
 def _usage(rule: str, costs: Sequence[Mapping[str, Any]], pages: tuple[int, int]) -> Usage:
-    """What a rule took over both runs; over the first alone if it ran but once."""
+    """What a rule took over the last two runs, of so many pages, or over the only one."""
     mine = [cost[rule] for cost in costs if rule in cost]
     seconds = Rate(mine[0]["s"], 0.0)
     if len(mine) > 1:
-        seconds = rate(pages, (mine[0]["s"], mine[1]["s"]))
+        seconds = rate(pages, (mine[-2]["s"], mine[-1]["s"]))
     memory = max(each["memory"] for each in mine)
     return Usage(seconds, memory, mine[-1]["threads"], mine[-1]["gpus"])
 

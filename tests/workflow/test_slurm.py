@@ -34,7 +34,8 @@ HERE = (
 )
 
 
-@pytest.fixture(scope="module")
+# All of it happens twice, to two clusters: what comes true but sometimes is not true.
+@pytest.fixture(scope="module", params=["once", "again"])
 def cluster(tmp_path_factory):
     if reason := why_not():
         pytest.skip(reason)
@@ -127,6 +128,24 @@ def test_node_that_dies_costs_nothing_but_time(submitted, undisturbed, cluster):
     assert tables(directory) == tables(undisturbed.directory)
     assert run.jobs["detect_layout"] == set(SHARDS)
     assert set(run.documents["detect_layout"]) == DOCUMENTS
+
+
+def test_job_over_its_memory_is_tried_again_with_more(submitted, undisturbed):
+    arguments, options = submitted
+    directory = arguments[0]
+    copy(undisturbed.directory / "results", directory / "results")
+    shard, documents = next(iter(SHARDS.items()))
+    forget_results(directory, {("detections", shard): documents})
+    # The detector takes a gigabyte.
+    little = "detect_layout:mem_mb=400"
+    run = run_workflow(
+        *arguments, "--set-resources", little, "--retries", "0", ok=False, **options
+    )
+    assert "Error in rule detect_layout" in run.output
+    assert f"results/detections/{shard}.parquet" in run.output
+    run = run_workflow(*arguments, "--set-resources", f"{little}+4000*(attempt-1)", **options)
+    assert "Trying to restart job" in run.output
+    assert tables(directory) == tables(undisturbed.directory)
 
 
 def test_partition_that_does_not_exist_is_named(submitted):
