@@ -88,7 +88,11 @@ STAGES: dict[str, Stage] = {
     ),
     "regions": Stage(("regions", "pages"), "regions", ("pages", "regions")),
     "crops": Stage(("crop_images",), "crops", ("crops", "image_files")),
+    "ocr": Stage(("ocr",), "ocr", ("image_files", "lines", "ocr", "ocr_engines", "pdf_text")),
 }
+
+#: Stages that a run does only if it is told to.
+OPTIONAL = ("ocr",)
 
 #: Which limits, raised, give a page that failed for this reason another chance.
 LIMITS_OF_REASON = {

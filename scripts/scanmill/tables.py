@@ -34,6 +34,7 @@ REASONS = (
     "memory",
     "io",
     "detector",
+    "engine",
 )
 
 INK_CELLS = 32
