@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 #: Two pieces stand on one line if they share this part of the lower one's height: neighbouring lines
 #: share less, even where the type is set without leading.
@@ -32,22 +32,31 @@ class Line(NamedTuple):
 def join_pieces(pieces: Sequence[Line]) -> list[Line]:
     """Lines from top to bottom, each put together of its pieces from left to right.
 
-    A piece belongs to the line whose nearest piece has about its height on the page, so that lines of a
-    page askew stay together.
+    A piece belongs to the line whose nearest piece stands at its height, so that lines of a page askew
+    stay together.
     """
     lines: list[list[Line]] = []
     for piece in sorted(pieces, key=lambda piece: (piece.y_min + piece.y_max, piece.x_min)):
-        shared = [_shared_height(min(line, key=_distance_to(piece)), piece) for line in lines]
-        best = max(range(len(lines)), key=shared.__getitem__, default=None)
-        if best is not None and shared[best] >= SAME_LINE:
-            lines[best].append(piece)
+        nearest = [_nearest(line, piece) for line in lines]
+        gaps = {
+            number: _gap(other, piece)
+            for number, other in enumerate(nearest)
+            if _shared_height(other, piece) >= SAME_LINE
+        }
+        if gaps:
+            lines[min(gaps, key=gaps.__getitem__)].append(piece)
         else:
             lines.append([piece])
     return [_joined(sorted(line, key=lambda piece: piece.x_min)) for line in lines]
 
 
-def _distance_to(piece: Line) -> Any:  # noqa: ANN401
-    return lambda other: max(other.x_min - piece.x_max, piece.x_min - other.x_max)
+def _nearest(line: Sequence[Line], piece: Line) -> Line:
+    return min(line, key=lambda other: _gap(other, piece))
+
+
+def _gap(one: Line, other: Line) -> float:
+    """Pixels between two pieces from left to right; less than 0 where one is above the other."""
+    return max(one.x_min - other.x_max, other.x_min - one.x_max)
 
 
 def _shared_height(one: Line, other: Line) -> float:

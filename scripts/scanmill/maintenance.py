@@ -190,16 +190,16 @@ def find_plan(results: Path) -> dict[str, list[Document]]:
 
 
 def stages_in_use(results: Path) -> list[str]:
-    """The stages that a run does: optional ones where the settings ask for them, or they were done."""
-    asked = {}
-    with contextlib.suppress(OSError, ValueError, TypeError, yaml.YAMLError):
-        asked = yaml.safe_load((results / "settings.yaml").read_text(encoding="utf-8"))
+    """The stages of a results folder: optional ones where the last run did them, or they were done."""
+    asked: list[str] = []
+    # A damaged file is told by verify_results.py.
+    with contextlib.suppress(OSError, ValueError, AttributeError, yaml.YAMLError):
+        text = (results / "settings.yaml").read_text(encoding="utf-8")
+        asked = store.stages_of(yaml.safe_load(text))
     return [
         stage
         for stage in STAGES
-        if stage not in store.OPTIONAL
-        or (isinstance(asked, dict) and asked.get(stage, {}).get("enabled"))
-        or any((results / stage).glob("*.parquet"))
+        if stage not in store.OPTIONAL or stage in asked or any((results / stage).glob("*.parquet"))
     ]
 
 

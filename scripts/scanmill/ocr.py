@@ -159,9 +159,7 @@ def _key(row: Mapping[str, Any]) -> Key:
     return row["page"], row["detection"]
 
 
-def read_crops(
-    results: Path, document: str, crops: Sequence[Crop]
-) -> Iterator[tuple[Crop, bytes]]:
+def read_crops(results: Path, document: str, crops: Sequence[Crop]) -> Iterator[tuple[Crop, bytes]]:
     """The crops, in their order, each with the bytes of its image file.
 
     They lie in the document's record, or in files that it names.
@@ -311,8 +309,8 @@ def _read_pdf(
         except OSError as error:
             raise UserError(
                 f"{os.fsdecode(path)} cannot be opened ({error.strerror}), and the text of "
-                f"{work.document} is to be taken from it. Is a disk not mounted? Put it back and run the "
-                "same command again, or set ocr.source: ocr."
+                f"{work.document} is to be taken from it. Is a disk not mounted? Put it back and run "
+                "the same command again, or set ocr.source: ocr."
             ) from error
         task["path"] = path.hex()
     outcomes = run_task(worker, {**task, "limits": dict(store.limits)}, "pages", pages)
@@ -386,7 +384,10 @@ def _as_lines(said: list | None, kind: str) -> list:
 
 def _failure(end: Mapping[str, Any], limits: Mapping[str, float]) -> Failure:
     if end["how"] == "timeout":
-        return "timeout", f"nothing within images.limits.wall_seconds ({limits['wall_seconds']:g} s)"
+        return (
+            "timeout",
+            f"nothing within images.limits.wall_seconds ({limits['wall_seconds']:g} s)",
+        )
     return reason_of_death(end["code"], "the worker process", limits)
 
 

@@ -41,10 +41,11 @@ MARGIN = 10
 
 #: The languages that RapidOCR's model (PP-OCRv6 small, in its wheel) reads, by Tesseract's names: of
 #: `RapidOCR.list_supported_langs("rec", "PP-OCRv6", "small")`.
-RAPIDOCR_LANGUAGES = frozenset(
-    "afr aze bos cat ces chi_sim chi_tra cym dan deu eng est eus fil fin fra gle glg hrv hun ind isl ita "
-    "jpn kmr lat lav lit ltz mlt mri msa nld nor oci pol por que roh ron slk slv spa sqi srp_latn swa "
-    "swe tur uzb vie".split()
+RAPIDOCR_LANGUAGES = (
+    *("afr", "aze", "bos", "cat", "ces", "chi_sim", "chi_tra", "cym", "dan", "deu", "eng", "est"),
+    *("eus", "fil", "fin", "fra", "gle", "glg", "hrv", "hun", "ind", "isl", "ita", "jpn", "kmr"),
+    *("lat", "lav", "lit", "ltz", "mlt", "mri", "msa", "nld", "nor", "oci", "pol", "por", "que"),
+    *("roh", "ron", "slk", "slv", "spa", "sqi", "srp_latn", "swa", "swe", "tur", "uzb", "vie"),
 )
 
 #: Tesseract's page segmentation: a region is one block of text.
@@ -75,14 +76,14 @@ def _check_rapidocr(languages: Sequence[str]) -> str:
             import_module(name)
     except ImportError as error:
         raise UserError(
-            f"ocr.engine is `rapidocr`, which cannot be imported ({error}). Install it (`make env`, or pip "
-            "install rapidocr onnxruntime), or set ocr.engine: tesseract."
+            f"ocr.engine is `rapidocr`, which cannot be imported ({error}). Install it (`make env`, or "
+            "pip install rapidocr onnxruntime), or set ocr.engine: tesseract."
         ) from error
     unread = [name for name in languages if name not in RAPIDOCR_LANGUAGES]
     if unread:
         raise UserError(
             f"ocr.languages names {', '.join(unread)}, which RapidOCR's model does not read. It reads "
-            f"{', '.join(sorted(RAPIDOCR_LANGUAGES))}. For others set ocr.engine: tesseract."
+            f"{', '.join(RAPIDOCR_LANGUAGES)}. For others set ocr.engine: tesseract."
         )
     return f"rapidocr {metadata.version('rapidocr')}"
 
@@ -90,8 +91,8 @@ def _check_rapidocr(languages: Sequence[str]) -> str:
 def _check_tesseract(languages: Sequence[str]) -> str:
     if shutil.which("tesseract") is None:
         raise UserError(
-            "ocr.engine is `tesseract`, but tesseract is not on the PATH. Install it (Debian and Ubuntu: "
-            f"apt-get install tesseract-ocr {' '.join(map(_debian_package, languages))}; conda: "
+            "ocr.engine is `tesseract`, but tesseract is not on the PATH. Install it (Debian and "
+            f"Ubuntu: apt-get install tesseract-ocr {' '.join(map(_debian_package, languages))}; conda: "
             "tesseract), or set ocr.engine: rapidocr."
         )
     listed = _ask_tesseract("--list-langs").splitlines()[1:]
@@ -122,19 +123,16 @@ def _ask_tesseract(option: str) -> str:
 def work(task: Mapping[str, Any], say: Callable[..., None]) -> None:
     """Do a task and report, by number from 0: `begun` with an item, its `lines`, or that it `failed`.
 
-    Items are `pages` of a PDF, each with a list of lines (or null) for each of its boxes, in pixels of the
-    page image; or `crops`, each with its lines, in pixels of the crop.
+    Items are `pages` of a PDF, each with a list of lines (or null) for each of its boxes, in pixels of
+    the page image; or `crops`, each with its lines, in pixels of the crop.
     """
 
     def tell(number: int) -> None:
         limit_cpu(task["limits"]["cpu_seconds"])
         say(event="begun", item=number)
 
-    if "pages" in task:
-        outcomes = _read_pdf(task, tell)
-    else:
-        outcomes = ENGINES[task["engine"]](task, tell)
-    for number, outcome in outcomes:
+    read = _read_pdf if "pages" in task else ENGINES[task["engine"]]
+    for number, outcome in read(task, tell):
         if isinstance(outcome, list):
             say(event="lines", item=number, lines=outcome)
         else:

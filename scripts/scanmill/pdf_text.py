@@ -56,9 +56,9 @@ def read_pages(
 ) -> Iterator[list[list[Line] | None]]:
     """Of each of `pages`, for each of its boxes, the lines of text in it.
 
-    A page is a mapping of `page` (1-based), `to_pdf` (6 numbers, see the table `images`) and `boxes` (N of
-    x_min, y_min, x_max, y_max in pixels of the page image). With `trusted`, None stands in place of text
-    that is not to be trusted; otherwise all text counts, invisible or not. Raises PdfiumError where
+    A page is a mapping of `page` (1-based), `to_pdf` (6 numbers, see the table `images`) and `boxes` (N
+    of x_min, y_min, x_max, y_max in pixels of the page image). With `trusted`, None stands in place of
+    text that is not to be trusted; otherwise all text counts, invisible or not. Raises PdfiumError where
     PDFium cannot open the file; a page that it cannot load has None for each box.
     """
     with pypdfium2.PdfDocument(path) as pdf:
@@ -73,9 +73,7 @@ def read_pages(
             yield [_text_in(characters, images, box, trusted) for box in boxes]
 
 
-def _read_page(
-    page: pypdfium2.PdfPage, to_pdf: Sequence[float]
-) -> tuple[_Characters, np.ndarray]:
+def _read_page(page: pypdfium2.PdfPage, to_pdf: Sequence[float]) -> tuple[_Characters, np.ndarray]:
     """The characters of a page, and the boxes (M, 4) of its images, in pixels."""
     images = [
         bounds(item, matrix)
@@ -164,7 +162,10 @@ def _text_in(
         mine = chosen[characters.pieces[chosen] == piece]
         text = " ".join("".join(characters.texts[index] for index in mine).split())
         if text:
-            low, high = characters.boxes[mine, :2].min(axis=0), characters.boxes[mine, 2:].max(axis=0)
+            low, high = (
+                characters.boxes[mine, :2].min(axis=0),
+                characters.boxes[mine, 2:].max(axis=0),
+            )
             pieces.append(Line(text, None, *low.tolist(), *high.tolist()))
     return join_pieces(pieces)
 

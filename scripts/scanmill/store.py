@@ -102,6 +102,15 @@ LIMITS_OF_REASON = {
 }
 
 
+def stages_of(settings: Mapping[str, Any]) -> list[str]:
+    """The stages that a run with these settings does; older ones do not know of optional stages."""
+    return [
+        stage
+        for stage in STAGES
+        if stage not in OPTIONAL or settings.get(stage, {}).get("enabled", False)
+    ]
+
+
 def record_name(stage: str) -> str:
     """File name of a stage's record."""
     return f"{stage}.parquet"

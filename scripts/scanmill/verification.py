@@ -116,7 +116,7 @@ def verify_results(
 
     Records and datasets are read in full, page images hashed.
     """
-    problems, page_tables = _verify_settings(results)
+    problems, page_tables, reads_text = _verify_settings(results)
     yield from problems
     tally.documents = sum(map(len, plan.values()))
     sound = True
@@ -132,7 +132,7 @@ def verify_results(
             raise
     unmade = _unmade(results, plan)
     yield from unmade
-    yield from _verify_summary(results, plan, sound and not unmade)
+    yield from _verify_summary(results, plan, sound and not unmade, reads_text)
 
 
 def verify_plan(results: Path) -> tuple[dict[str, list[Document]], list[Problem]]:
@@ -172,18 +172,18 @@ def _missing_shards(known: set[str], shards: set[str]) -> list[str]:
     return [f"{number:05d}" for number in range(last + 1) if f"{number:05d}" not in shards]
 
 
-def _verify_settings(results: Path) -> tuple[list[Problem], bool]:
-    """Problems of settings.yaml, and whether pages have tables of their own."""
+def _verify_settings(results: Path) -> tuple[list[Problem], bool, bool]:
+    """Problems of settings.yaml, and whether pages have tables of their own, and runs read text."""
     path = results / "settings.yaml"
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return [], settings["regions"]["page_tables"]
+        return [], settings["regions"]["page_tables"], "ocr" in store.stages_of(settings)
     except FileNotFoundError:
         what = f"{path} is missing: with which settings the results were made is not known."
     except (ValueError, TypeError, KeyError, yaml.YAMLError):
         what = f"{path} is damaged: with which settings the results were made is not known."
     # A run that has something to do writes it.
-    return [Problem(what, SUMMARIZE)], False
+    return [Problem(what, SUMMARIZE)], False, False
 
 
 def _unmade(results: Path, plan: Mapping[str, object]) -> list[Problem]:
@@ -437,7 +437,7 @@ def _crop_images(results: Path, record: Path) -> Iterator[tuple[int, str]]:
 
 
 def _verify_summary(
-    results: Path, plan: Mapping[str, Sequence[Document]], comparable: bool
+    results: Path, plan: Mapping[str, Sequence[Document]], comparable: bool, reads_text: bool
 ) -> Iterator[Problem]:
     """Whether the summary is there and, if the datasets are sound, what follows from them."""
     tables = {}
@@ -465,17 +465,11 @@ def _verify_summary(
     with tempfile.TemporaryDirectory() as folder:
         made = [Path(folder, name) for name in SUMMARY[:2]]
         text = [dataset_file(results, "ocr", shard) for shard in plan]
-        summarize_archive(*groups, *made, text if _reads_text(results) else ())
+        summarize_archive(*groups, *made, text if reads_text else ())
         for path in made:
             if not read_table(path).equals(tables[path.name]):
                 what = f"{results / path.name} is not what follows from the datasets."
                 yield Problem(what, SUMMARIZE)
-
-
-def _reads_text(results: Path) -> bool:
-    """Whether the summary has what the stage ocr failed."""
-    settings = yaml.safe_load((results / "settings.yaml").read_text(encoding="utf-8"))
-    return settings.get("ocr", {}).get("enabled", False)
 
 
 _SUMMARIZED = ("images", "pages", "crops")
