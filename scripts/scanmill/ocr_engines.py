@@ -314,9 +314,12 @@ def reason_of_death(code: int, what: str, limits: Mapping[str, float]) -> Failur
     return "engine", f"{what} ended {how}"
 
 
-if __name__ == "__main__":
-    # Before its children are forked, of which each would take seconds for it.
-    with contextlib.suppress(ImportError):
+def prepare(task: Mapping[str, Any]) -> None:
+    """Import what a task needs, which takes longer than to read a crop."""
+    if task.get("engine") == "rapidocr":
         import_module("rapidocr.main")
         import_module("rapidocr.inference_engine.onnxruntime")
-    serve(work)
+
+
+if __name__ == "__main__":
+    serve(work, prepare)

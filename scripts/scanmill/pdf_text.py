@@ -49,6 +49,8 @@ class _Characters(NamedTuple):
     """(N,) bool."""
     pieces: np.ndarray
     """(N,) int64: number of the piece of a line that it belongs to."""
+    words: np.ndarray
+    """(N,) int64: number of the word that it belongs to; the blank after it does, too."""
 
 
 def read_pages(
@@ -111,7 +113,11 @@ def _characters(text: Any, to_pdf: Sequence[float]) -> _Characters:  # noqa: ANN
     shared = np.minimum(bottom[1:], bottom[:-1]) - np.maximum(top[1:], top[:-1])
     lower = np.minimum(bottom[1:] - top[1:], bottom[:-1] - top[:-1])
     breaks[1:] |= shared < SAME_LINE * lower
-    return _Characters(texts, in_pixels, np.array(usable, bool), breaks.cumsum())
+    blank = np.array([character.isspace() for character in texts], bool)
+    begins = breaks | np.concatenate([[False], blank[:-1]])[: len(texts)]
+    return _Characters(
+        texts, in_pixels, np.array(usable, bool), breaks.cumsum(), begins.cumsum() - 1
+    )
 
 
 def _character(text: Any, index: int) -> str:  # noqa: ANN401
@@ -152,9 +158,7 @@ def _text_in(
     characters: _Characters, images: np.ndarray, box: np.ndarray, trusted: bool
 ) -> list[Line] | None:
     """The lines in a box (4,); None where they are not to be trusted, if that counts."""
-    middles = (characters.boxes[:, :2] + characters.boxes[:, 2:]) / 2
-    inside = ((middles >= box[:2]) & (middles <= box[2:])).all(axis=1)
-    chosen = np.flatnonzero(inside)
+    chosen = _characters_in(characters, box)
     if trusted and not _is_trusted(characters, images, box, chosen):
         return None
     pieces = []
@@ -168,6 +172,17 @@ def _text_in(
             )
             pieces.append(Line(text, None, *low.tolist(), *high.tolist()))
     return join_pieces(pieces)
+
+
+def _characters_in(characters: _Characters, box: np.ndarray) -> np.ndarray:
+    """The characters (int64) of the words whose middle lies in a box: it may cut the last letters."""
+    middles = (characters.boxes[:, :2] + characters.boxes[:, 2:]) / 2
+    count = np.bincount(characters.words)
+    of_words = np.stack(
+        [np.bincount(characters.words, middles[:, axis]) / count for axis in (0, 1)], axis=1
+    )
+    inside = ((of_words >= box[:2]) & (of_words <= box[2:])).all(axis=1)
+    return np.flatnonzero(inside[characters.words])
 
 
 def _is_trusted(
