@@ -22,6 +22,7 @@ rule all:
         expand_shards("results/regions/{shard}.parquet"),
         expand_shards("results/pages/{shard}.parquet"),
         expand_shards("results/crops/{shard}.parquet"),
+        expand_text_if_enabled,
         "results/documents.parquet",
         "results/failures.parquet",
         "results/summary.txt",
@@ -33,6 +34,7 @@ include: "rules/synthesis.smk"
 include: "rules/training.smk"
 include: "rules/detection.smk"
 include: "rules/regions.smk"
+include: "rules/ocr.smk"
 include: "rules/summary.smk"
 
 

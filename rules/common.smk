@@ -16,6 +16,7 @@ from scanmill import (
     archive,
     job_resources,
     model_folders,
+    ocr_engines,
     processors,
     regions,
     registry,
@@ -106,6 +107,7 @@ def model_digest():
     regions.check_settings(config["regions"], config["detection"]["score_floor"], classes)
     tiles.check_settings(config["detection"]["tiles"])
     regions.check_class_names("crops.classes", config["crops"]["classes"] or [], classes)
+    regions.check_class_names("ocr.classes", config["ocr"]["classes"] or [], classes)
     if isinstance(model, registry.Entry):
         return model.digest
     return store.file_digest(model / model_folders.CARD)
@@ -262,6 +264,26 @@ def expand_shards(pattern):
         return [pattern.format(shard=path.stem) for path in sorted(manifests.glob("*.tsv"))]
 
     return files
+
+
+@lru_cache
+@user_errors
+def check_ocr():
+    """Have a missing engine or language end the run before it begins, where jobs run on this machine."""
+    elsewhere = workflow.non_local_exec or workflow.deployment_settings.deployment_method
+    if workflow.is_main_process and not elsewhere and config["ocr"]["source"] != "pdf":
+        ocr_engines.check_engine(config["ocr"]["engine"], config["ocr"]["languages"])
+
+
+def expand_text(wildcards):
+    """An input function: the text of every shard."""
+    check_ocr()
+    return expand_shards("results/ocr/{shard}.parquet")(wildcards)
+
+
+def expand_text_if_enabled(wildcards):
+    """The same where a run is to read its crops."""
+    return expand_text(wildcards) if config["ocr"]["enabled"] else []
 
 
 def check_arrays():

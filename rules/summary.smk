@@ -10,6 +10,7 @@ rule summarize_archive:
         images=expand_shards("results/images/{shard}.parquet"),
         pages=expand_shards("results/pages/{shard}.parquet"),
         crops=expand_shards("results/crops/{shard}.parquet"),
+        ocr=expand_text_if_enabled,
     output:
         documents="results/documents.parquet",
         failures="results/failures.parquet",

@@ -12,7 +12,7 @@ def main(snakemake) -> None:  # noqa: ANN001
         groups = (inputs.manifests, inputs.images, inputs.pages, inputs.crops)
         files = [[Path(path) for path in group] for group in groups]
         outputs = Path(snakemake.output.documents), Path(snakemake.output.failures)
-        summarize_archive(*files, *outputs)
+        summarize_archive(*files, *outputs, [Path(path) for path in inputs.ocr])
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from scanmill.page_counts import count_pages
 from scanmill.progress import logger
 from scanmill.registry import ROOT
 from scanmill.settings import archive_path, load_settings
-from scanmill.store import STAGES, STORE, document_folder, record_name
+from scanmill.store import STORE, document_folder, record_name, stages_of
 from scanmill.trial import run_trial
 
 #: Seconds in which as many documents as possible are counted, and how many of a stratum in any case.
@@ -42,6 +42,7 @@ STAGE_NAMES = {
     "detections": "detection",
     "regions": "regions",
     "crops": "crops",
+    "ocr": "text",
 }
 
 
@@ -122,7 +123,7 @@ def look_at(
     """Tell what is done, count pages of what is not, and estimate the rest."""
     documents = [document for each in plan.values() for document in each]
     sizes = np.array([document.size for document in documents], float)
-    left = left_to_do(results, plan)
+    left = left_to_do(results, plan, stages_of(settings))
     counts = np.full(len(documents), np.nan)
     counts[[document.kind == "image" for document in documents]] = 1
     counts[[document.kind in REFUSED for document in documents]] = 0
@@ -154,7 +155,7 @@ def look_at(
     pages = Pages(counts, certain + estimate.low, certain + estimate.high, unopened)
     shards = np.repeat(np.arange(len(plan)), [len(each) for each in plan.values()])
     weights = sample_weights(counts, is_counted, unknown, strata)
-    weights[~np.any([left[stage] for stage in STAGES], axis=0)] = 0
+    weights[~np.any(list(left.values()), axis=0)] = 0
     return Found(documents, Archive(shards, sizes, counts, left), pages, is_counted, weights)
 
 
@@ -172,14 +173,16 @@ def sample_weights(
     return weights
 
 
-def left_to_do(results: Path, plan: Mapping[str, Sequence[Document]]) -> dict[str, np.ndarray]:
+def left_to_do(
+    results: Path, plan: Mapping[str, Sequence[Document]], stages: Sequence[str]
+) -> dict[str, np.ndarray]:
     """Stage -> (N,) whether each document, in the order of the plan, is still to do.
 
     Results of older settings count as done, as for `show_progress.py`.
     """
     begun = (results / STORE).exists()
     left = {}
-    for stage in STAGES:
+    for stage in stages:
         done: list[bool] = []
         for shard, documents in plan.items():
             done += (
@@ -244,10 +247,11 @@ def _describe_time(
     found: Found, trial: Trial, cores: int, machines: Sequence[int]
 ) -> Iterator[str]:
     archive = found.archive
-    seconds = forecast.shard_seconds(archive, trial, RULES, archive.left)
+    rules = {stage: RULES[stage] for stage in archive.left}
+    seconds = forecast.shard_seconds(archive, trial, rules, archive.left)
     yield ""
     yield f"{'Left to do':<16}{'jobs':>7}{'start of one':>14}{'pages/s':>10}{'in all':>10}"
-    for stage, rule in RULES.items():
+    for stage, rule in rules.items():
         once, per_page = trial.rules[rule].seconds
         speed = f"{1 / per_page:.3g}" if per_page else ""
         mine = seconds[stage]
@@ -259,7 +263,7 @@ def _describe_time(
     total = archive.pages.sum()
     low, middle, high = (
         forecast.run_seconds(
-            archive._replace(pages=archive.pages * pages / total), trial, RULES, cores, gpus
+            archive._replace(pages=archive.pages * pages / total), trial, rules, cores, gpus
         )
         for pages in (found.pages.low, total, found.pages.high)
     )
@@ -271,7 +275,7 @@ def _describe_time(
         yield "No GPU was measured, but a CPU: the following is for machines like this one."
     for count in machines:
         what = "GPUs, each with" if gpus else "machines, each with"
-        took = forecast.run_seconds(archive, trial, RULES, cores * count, gpus * count)
+        took = forecast.run_seconds(archive, trial, rules, cores * count, gpus * count)
         yield f"  on {count} {what} {cores} cores: {forecast.duration(took)}"
 
 
@@ -293,4 +297,5 @@ def _describe_disk(archive: Archive, trial: Trial, images: Mapping[str, Any]) ->
 def _describe_cluster(archive: Archive, trial: Trial) -> Iterator[str]:
     yield ""
     yield "For a cluster's profile (MB, minutes of the largest shard, with margins):"
-    yield from forecast.set_resources(forecast.needs(archive, trial, RULES))
+    rules = {stage: RULES[stage] for stage in archive.left}
+    yield from forecast.set_resources(forecast.needs(archive, trial, rules))

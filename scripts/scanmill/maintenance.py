@@ -23,6 +23,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
 
 from scanmill import store
 from scanmill.archive import (
@@ -44,6 +45,7 @@ from scanmill.store import (
     record_name,
     table_file,
 )
+from scanmill.summary import OF_REGIONS
 from scanmill.tables import (
     REASONS,
     SCHEMAS,
@@ -57,6 +59,7 @@ RULES = {
     "detections": "detect_layout",
     "regions": "select_regions",
     "crops": "crop_regions",
+    "ocr": "recognize_text",
 }
 #: The datasets of each stage: folders of results/.
 DATASETS = {
@@ -184,6 +187,20 @@ def find_plan(results: Path) -> dict[str, list[Document]]:
             "Run snakemake, which begins with making it."
         )
     return plan
+
+
+def stages_in_use(results: Path) -> list[str]:
+    """The stages of a results folder: optional ones where the last run did them, or they were done."""
+    asked: list[str] = []
+    # A damaged file is told by verify_results.py.
+    with contextlib.suppress(OSError, ValueError, AttributeError, yaml.YAMLError):
+        text = (results / "settings.yaml").read_text(encoding="utf-8")
+        asked = store.stages_of(yaml.safe_load(text))
+    return [
+        stage
+        for stage in STAGES
+        if stage not in store.OPTIONAL or stage in asked or any((results / stage).glob("*.parquet"))
+    ]
 
 
 def names_of(documents: Iterable[Document]) -> list[str]:
@@ -373,7 +390,7 @@ def known_rows(
 def outcomes(results: Path, shard: str, documents: Sequence[str]) -> tuple[int, pa.Table]:
     """How many of a shard's pages are ok so far; document, page, stage, reason of what failed.
 
-    The final word on pages where it exists, otherwise that of the stages before. Failed crops are
+    The final word on pages where it exists, otherwise that of the stages before. Failed regions are
     among the failed; their pages are ok.
     """
     columns = ("status", *_FAILED_COLUMNS)
@@ -383,9 +400,12 @@ def outcomes(results: Path, shard: str, documents: Sequence[str]) -> tuple[int, 
     tables = [known_rows(results, name, shard, documents, columns) for name in datasets]
     failed = [_failed(table) for table in tables]
     ok = tables[0].num_rows - sum(table.num_rows for table in failed)
-    crops = known_rows(results, "crops", shard, documents, ("status", "document", "page", "reason"))
-    stage = pa.repeat(pa.scalar("crops"), crops.num_rows)
-    failed.append(_failed(crops.append_column("stage", stage)))
+    for stage in OF_REGIONS:
+        regions = known_rows(
+            results, stage, shard, documents, ("status", "document", "page", "reason")
+        )
+        stages = pa.repeat(pa.scalar(stage), regions.num_rows)
+        failed.append(_failed(regions.append_column("stage", stages)))
     return ok, pa.concat_tables(failed)
 
 
@@ -441,7 +461,8 @@ class RunningJob(NamedTuple):
 def stage_progress(results: Path, plan: Mapping[str, Sequence[Document]]) -> list[StageProgress]:
     """How far each stage is; records are looked for in unfinished shards alone."""
     progress = []
-    for stage, datasets in DATASETS.items():
+    for stage in stages_in_use(results):
+        datasets = DATASETS[stage]
         there = [{path.stem for path in (results / name).glob("*.parquet")} for name in datasets]
         done = set.intersection(*there) & plan.keys()
         documents = sum(len(plan[shard]) for shard in done)
@@ -521,7 +542,7 @@ def _describe_outcomes(results: Path, plan: Mapping[str, Sequence[Document]]) ->
         fine, failed = outcomes(results, shard, names_of(documents))
         ok += fine
         counted.update(zip(failed["stage"].to_pylist(), failed["reason"].to_pylist(), strict=True))
-    pages = sum(count for (stage, _), count in counted.items() if stage != "crops")
+    pages = sum(count for (stage, _), count in counted.items() if stage not in OF_REGIONS)
     yield f"Pages so far: {ok} ok, {pages} failed."
     for (stage, reason), count in sorted(counted.items()):
         yield f"  {count:>8} {reason} at {stage}"
@@ -538,6 +559,7 @@ _TABLES = {
     "pages": "each page, and document that never opened: image, size, what became of it",
     "regions": "each region: class, box, outline, score, place in the reading order",
     "crops": "each region cut out of its page",
+    "ocr": "the text of each region",
     "detections": "what the detector saw, down to low scores: thresholds come after it",
     "failures": "each page or document that failed, and why",
 }
@@ -562,6 +584,8 @@ def describe_results(directory: Path) -> str:
     ]
     for name, meaning in _TABLES.items():
         pattern, shown = f"{name}.parquet", f"{name}.parquet"
+        if name in store.OPTIONAL and not (results / name).exists():
+            continue
         if name in STAGE_OF:
             pattern, shown = f"{name}/[0-9]*.parquet", f"{name}/"
         rows = sum(pq.read_metadata(file).num_rows for file in results.glob(pattern))

@@ -130,7 +130,8 @@ def _read_rows(results: Path, finding: Finding) -> None:
     """Read what the document's records have of the page, unless a stage is not done for it."""
     folder, of_page = document_folder(results, finding.document), [("page", "=", finding.page)]
     rows = {}
-    for stage, made in STAGES.items():
+    for stage in store.stages_of({}):  # Text is not recognized again.
+        made = STAGES[stage]
         record = store.read_record_metadata(results, finding.document, stage)
         if record is None:
             finding.notes.append(f"not compared: its {stage} are damaged, or not made yet")

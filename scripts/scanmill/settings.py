@@ -43,6 +43,13 @@ OUTPUT_SETTINGS: dict[str, tuple[str, ...]] = {
         "crops.jpeg_quality",
         "crops.store",
     ),
+    "ocr": (
+        "ocr.source",
+        "ocr.engine",
+        "ocr.languages",
+        "ocr.classes",
+        "ocr.page_tables",
+    ),
 }
 
 # Settings that reach results through what stages read, never by their own value: the documents
@@ -95,6 +102,7 @@ RUNNING_SETTINGS: tuple[str, ...] = (
     "images.limits.memory_mb",
     "detection.device",
     "detection.batch_size",
+    "ocr.enabled",
     "training.strict",
     "training.num_gpus",
     "reuse.code",

@@ -32,6 +32,7 @@ from scanmill.store import (
     document_folder,
     fingerprint,
     source_digest,
+    stages_of,
     table_file,
     write_dataset,
 )
@@ -125,10 +126,10 @@ def write_store(sample: Path, results: Path, archive: Path, document: Document) 
     source_digest(results, name, stamp, [archive / document.path])
     rows = {
         table: renamed(read_table(own / table_file(stage, table)), [name])
-        for stage in STAGES
+        for stage in stages_of({})
         for table in STAGES[stage].tables
     }
-    for stage in STAGES:
+    for stage in stages_of({}):
         metadata = read_metadata(own / table_file(stage, STAGES[stage].tables[0]))
         wanted = _wanted(sample, stage, rows, metadata)
         kept = {key: value for key, value in metadata.items() if key not in OF_COMMIT}

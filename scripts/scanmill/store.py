@@ -88,7 +88,11 @@ STAGES: dict[str, Stage] = {
     ),
     "regions": Stage(("regions", "pages"), "regions", ("pages", "regions")),
     "crops": Stage(("crop_images",), "crops", ("crops", "image_files")),
+    "ocr": Stage(("ocr",), "ocr", ("image_files", "lines", "ocr", "ocr_engines", "pdf_text")),
 }
+
+#: Stages that a run does only if it is told to.
+OPTIONAL = ("ocr",)
 
 #: Which limits, raised, give a page that failed for this reason another chance.
 LIMITS_OF_REASON = {
@@ -96,6 +100,15 @@ LIMITS_OF_REASON = {
     "timeout": ("cpu_seconds", "wall_seconds"),
     "memory": ("memory_mb",),
 }
+
+
+def stages_of(settings: Mapping[str, Any]) -> list[str]:
+    """The stages that a run with these settings does; older ones do not know of optional stages."""
+    return [
+        stage
+        for stage in STAGES
+        if stage not in OPTIONAL or settings.get(stage, {}).get("enabled", False)
+    ]
 
 
 def record_name(stage: str) -> str:

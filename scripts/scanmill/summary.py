@@ -21,6 +21,9 @@ from scanmill.tables import (
     write_table,
 )
 
+#: Stages whose failures are of regions; their pages are ok.
+OF_REGIONS = ("crops", "ocr")
+
 _FAILURE = ("document", "page", "stage", "reason", "message")
 
 
@@ -31,8 +34,12 @@ def summarize_archive(
     crops: Sequence[Path],
     documents_output: Path,
     failures_output: Path,
+    ocr: Sequence[Path] = (),
 ) -> None:
-    """Write `documents` and `failures` from the shards' manifests and datasets (lists of one order)."""
+    """Write `documents` and `failures` from the shards' manifests and datasets (lists of one order).
+
+    `ocr` is empty where text was not asked for.
+    """
     columns = _own_columns(manifests)
     schema = SCHEMAS["documents"]
     for name in columns:
@@ -48,7 +55,8 @@ def summarize_archive(
             rows = _document_rows(read_manifest(manifest), sha256, table, columns)
             writer.write(pa.table(rows, schema))
             failures.append(table.filter(pc.equal(table["status"], "failed")).select(_FAILURE))
-            failures.append(_failed_crops(crop_file))
+            failures.append(_failed_regions(crop_file, "crops"))
+    failures += [_failed_regions(file, "ocr") for file in ocr]
     table = pa.concat_tables(failures).sort_by([(name, "ascending") for name in _FAILURE[:3]])
     write_table(table, failures_output)
 
@@ -124,11 +132,12 @@ def _most_frequent_reasons(pages: pa.Table) -> dict[str, str]:
     }
 
 
-def _failed_crops(path: Path) -> pa.Table:
+def _failed_regions(path: Path, stage: str) -> pa.Table:
+    """The failures of a stage that works by region."""
     table = read_table(path, ("document", "page", "status", "reason", "message"))
     table = table.filter(pc.equal(table["status"], "failed"))
-    stage = pa.repeat(pa.scalar("crops"), table.num_rows)
-    return table.append_column("stage", stage).select(_FAILURE)
+    stages = pa.repeat(pa.scalar(stage), table.num_rows)
+    return table.append_column("stage", stages).select(_FAILURE)
 
 
 def failure_report(
@@ -140,7 +149,8 @@ def failure_report(
     """
     unopened = failures.filter(pc.is_null(failures["page"])).num_rows
     pages = (pc.sum(documents["pages"]).as_py() or 0) + unopened
-    on_pages = failures.filter(pc.not_equal(failures["stage"], "crops")).num_rows
+    of_regions = pc.is_in(failures["stage"], pa.array(OF_REGIONS))
+    on_pages = failures.filter(pc.invert(of_regions)).num_rows
     fraction = on_pages / pages if pages else 0.0
     too_much = fraction > max_failed_fraction
     lines = list(_report(documents, failures, pages, on_pages))

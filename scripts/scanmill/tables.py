@@ -34,6 +34,7 @@ REASONS = (
     "memory",
     "io",
     "detector",
+    "engine",
 )
 
 INK_CELLS = 32
@@ -85,6 +86,17 @@ _CROP = [
     ("reason", pa.string()),
     ("message", pa.string()),
 ]
+# A line of text: its box in pixels of the page image, as regions have theirs.
+_LINE = pa.struct(
+    [
+        ("text", pa.string()),
+        ("confidence", pa.float32()),
+        ("x_min", pa.float32()),
+        ("y_min", pa.float32()),
+        ("x_max", pa.float32()),
+        ("y_max", pa.float32()),
+    ]
+)
 
 SCHEMAS: dict[str, pa.Schema] = {
     "images": pa.schema([*_KEY, *_OUTCOME, *_IMAGE]),
@@ -119,6 +131,22 @@ SCHEMAS: dict[str, pa.Schema] = {
     # What a document's own record holds: the bytes too, as Hugging Face datasets decode them.
     "crop_images": pa.schema(
         [*_CROP, ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
+    ),
+    "ocr": pa.schema(
+        [
+            *_KEY,
+            ("detection", pa.int32()),
+            ("class_name", pa.string()),
+            ("status", pa.string()),
+            ("reason", pa.string()),
+            ("message", pa.string()),
+            ("text", pa.string()),
+            ("confidence", pa.float32()),
+            ("source", pa.string()),
+            ("engine", pa.string()),
+            ("language", pa.string()),
+            ("lines", pa.list_(_LINE)),
+        ]
     ),
     "documents": pa.schema(
         [

@@ -265,7 +265,7 @@ def _what(path: Path) -> str:
         return CROPS
     if len(path.parts) == 1:
         return RECORDS
-    return {"images": IMAGES, "regions": PAGE_TABLES}[path.parts[0]]
+    return {"images": IMAGES, "regions": PAGE_TABLES, "ocr": PAGE_TABLES}[path.parts[0]]
 
 
 def datasets(results: Path) -> list[Path]:

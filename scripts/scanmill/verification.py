@@ -33,6 +33,7 @@ from scanmill.maintenance import (
     find_plan,
     forget_results,
     names_of,
+    stages_in_use,
 )
 from scanmill.progress import INTERVAL
 from scanmill.store import STAGES, StageStore, document_folder, record_name
@@ -115,7 +116,7 @@ def verify_results(
 
     Records and datasets are read in full, page images hashed.
     """
-    problems, page_tables = _verify_settings(results)
+    problems, page_tables, reads_text = _verify_settings(results)
     yield from problems
     tally.documents = sum(map(len, plan.values()))
     sound = True
@@ -131,7 +132,7 @@ def verify_results(
             raise
     unmade = _unmade(results, plan)
     yield from unmade
-    yield from _verify_summary(results, plan, sound and not unmade)
+    yield from _verify_summary(results, plan, sound and not unmade, reads_text)
 
 
 def verify_plan(results: Path) -> tuple[dict[str, list[Document]], list[Problem]]:
@@ -171,24 +172,27 @@ def _missing_shards(known: set[str], shards: set[str]) -> list[str]:
     return [f"{number:05d}" for number in range(last + 1) if f"{number:05d}" not in shards]
 
 
-def _verify_settings(results: Path) -> tuple[list[Problem], bool]:
-    """Problems of settings.yaml, and whether pages have tables of their own."""
+def _verify_settings(results: Path) -> tuple[list[Problem], bool, bool]:
+    """Problems of settings.yaml, and whether pages have tables of their own, and runs read text."""
     path = results / "settings.yaml"
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return [], settings["regions"]["page_tables"]
+        return [], settings["regions"]["page_tables"], "ocr" in store.stages_of(settings)
     except FileNotFoundError:
         what = f"{path} is missing: with which settings the results were made is not known."
     except (ValueError, TypeError, KeyError, yaml.YAMLError):
         what = f"{path} is damaged: with which settings the results were made is not known."
     # A run that has something to do writes it.
-    return [Problem(what, SUMMARIZE)], False
+    return [Problem(what, SUMMARIZE)], False, False
 
 
 def _unmade(results: Path, plan: Mapping[str, object]) -> list[Problem]:
     """The datasets that are not there (yet)."""
     problems = []
+    in_use = stages_in_use(results)
     for dataset, stage in STAGE_OF.items():
+        if stage not in in_use:
+            continue
         missing = [shard for shard in plan if not dataset_file(results, dataset, shard).exists()]
         if missing:
             some = ", ".join(missing[:EXAMPLES]) + (", ..." if len(missing) > EXAMPLES else "")
@@ -212,7 +216,7 @@ class ShardCheck(NamedTuple):
     def problems(self, executor: ThreadPoolExecutor) -> Iterator[Problem]:
         """All that is wrong, stage by stage."""
         numbers: dict[str, pa.Table] = {}
-        for stage in STAGES:
+        for stage in stages_in_use(self.results):
             datasets: dict[str, dict[str, pa.Table]] = {}
             made, foreign = True, False
             for name in DATASETS[stage]:
@@ -324,6 +328,9 @@ class ShardCheck(NamedTuple):
             if stage == "regions" and self.page_tables:
                 for page, what in _page_tables(record.parent, tables):
                     yield damaged(what, page)
+            if stage == "ocr":
+                for page, what in _text_tables(record.parent, tables["ocr"]):
+                    yield damaged(what, page)
             if stage == "crops":
                 for page, what in _crop_images(self.results, record):
                     yield damaged(what, page)
@@ -402,6 +409,19 @@ def _page_tables(folder: Path, tables: Mapping[str, pa.Table]) -> Iterator[tuple
             yield page, error.fault
 
 
+def _text_tables(folder: Path, text: pa.Table) -> Iterator[tuple[int, str]]:
+    """Whether the tables of pages, where there are any, have the rows that the record has."""
+    for page, rows in by_page(text).items():
+        path = folder / "ocr" / f"{page:04d}.parquet"
+        try:
+            if not read_table(path).equals(rows):
+                yield page, f"{path} has not the rows that the document's record has."
+        except FileNotFoundError:
+            continue  # ocr.page_tables: a file that was owed is missed by its record.
+        except DamagedTable as error:
+            yield page, error.fault
+
+
 def _crop_images(results: Path, record: Path) -> Iterator[tuple[int, str]]:
     """Whether each ok crop has its bytes or its file."""
     with pq.ParquetFile(record, page_checksum_verification=True) as file:
@@ -417,7 +437,7 @@ def _crop_images(results: Path, record: Path) -> Iterator[tuple[int, str]]:
 
 
 def _verify_summary(
-    results: Path, plan: Mapping[str, Sequence[Document]], comparable: bool
+    results: Path, plan: Mapping[str, Sequence[Document]], comparable: bool, reads_text: bool
 ) -> Iterator[Problem]:
     """Whether the summary is there and, if the datasets are sound, what follows from them."""
     tables = {}
@@ -444,7 +464,8 @@ def _verify_summary(
     ]
     with tempfile.TemporaryDirectory() as folder:
         made = [Path(folder, name) for name in SUMMARY[:2]]
-        summarize_archive(*groups, *made)
+        text = [dataset_file(results, "ocr", shard) for shard in plan]
+        summarize_archive(*groups, *made, text if reads_text else ())
         for path in made:
             if not read_table(path).equals(tables[path.name]):
                 what = f"{results / path.name} is not what follows from the datasets."

@@ -25,16 +25,21 @@ from typing import Any
 # The process --------------------------------------------------------------------------------------
 
 
-def serve(work: Callable[[Mapping[str, Any], Callable[..., None]], None]) -> None:
+def serve(
+    work: Callable[[Mapping[str, Any], Callable[..., None]], None],
+    prepare: Callable[[Mapping[str, Any]], None] = lambda task: None,
+) -> None:
     """Read a task a line from standard input, do each in a forked child, relay what it reports.
 
     `work` takes the task, whose `limits` are those of `images.limits`, and a function that reports a
-    message; it never raises for what is wrong with the task's files.
+    message; it never raises for what is wrong with the task's files. `prepare` gets the task before the
+    child is forked: what it imports, no child needs to import again.
     """
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback.
     for line in sys.stdin:
         task = json.loads(line)
+        prepare(task)
         read_end, write_end = os.pipe()
         child = os.fork()
         if child == 0:

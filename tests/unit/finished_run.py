@@ -16,7 +16,7 @@ from scanmill.archive import Document, read_manifest, write_manifest
 from scanmill.dropped_images import Renderer
 from scanmill.maintenance import DATASETS
 from scanmill.progress import Progress
-from scanmill.store import STAGES, StageStore, document_folder, write_dataset
+from scanmill.store import StageStore, document_folder, stages_of, write_dataset
 from scanmill.summary import summarize_archive
 from scanmill.tables import (
     SCHEMAS,
@@ -47,6 +47,8 @@ SETTINGS = {
         "store": "files",
     },
 }
+# Text is not asked for.
+STAGES = stages_of({})
 # `box` is a folder of page images, in which a PDF lies; `images` has a stage's name.
 PLAN = {"00000": ["a.pdf", "box", "box/b[1].pdf"], "00001": ["bad.pdf", "images"]}
 DOCUMENTS = [name for names in PLAN.values() for name in names]

@@ -8,6 +8,7 @@ from finished_run import (
     DOCUMENTS,
     PLAN,
     SETTINGS,
+    STAGES,
     contents,
     directory,  # noqa: F401
     finished,  # noqa: F401
@@ -20,7 +21,7 @@ from finished_run import (
 import scanmill
 from scanmill import adoption, store
 from scanmill.maintenance import DATASETS, read_plan
-from scanmill.store import STAGES, code_digest, read_record_metadata
+from scanmill.store import code_digest, read_record_metadata
 from scanmill.tables import DamagedTable, read_table
 
 OLD = "0123456789abcdef"
@@ -159,7 +160,7 @@ def test_adopting_as_users_do(noted):
     assert left.startswith("crops: 3 documents")
     assert tool("adopt_results", noted, "--yes").returncode == 0
     assert tool("adopt_results", noted).stdout == "".join(
-        f"{stage}: nothing of other code.\n" for stage in STAGES
+        f"{stage}: nothing of other code.\n" for stage in store.STAGES
     )
     tables = {name: data for name, data in before.items() if not name.startswith("store/")}
     assert tables.items() <= contents(noted).items()

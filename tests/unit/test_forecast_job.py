@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from finished_run import DOCUMENTS, GOOD, directory, finished, plan, tool
+from finished_run import DOCUMENTS, GOOD, STAGES, directory, finished, plan, tool
 from rendered import write_pages
 
-from scanmill import forecast_job, store
+from scanmill import forecast_job
 from scanmill.archive import list_archive
 from scanmill.errors import UserError
 from scanmill.maintenance import forget_results, read_plan
@@ -68,12 +68,12 @@ def test_options_that_cannot_be_are_refused(tmp_path):
 
 def left(directory):
     results = directory / "results"
-    found = forecast_job.left_to_do(results, read_plan(results))
+    found = forecast_job.left_to_do(results, read_plan(results), STAGES)
     return {stage: {DOCUMENTS[i] for i in np.flatnonzero(own)} for stage, own in found.items()}
 
 
 def every(*documents):
-    return {stage: set(documents) for stage in store.STAGES}
+    return {stage: set(documents) for stage in STAGES}
 
 
 def test_nothing_is_left_of_a_finished_run_and_everything_of_a_plan(finished, tmp_path):

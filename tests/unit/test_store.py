@@ -60,6 +60,7 @@ MARKED = {
     "regions": "class_name",
     "pages": "message",
     "crop_images": "class_name",
+    "ocr": "class_name",
 }
 
 

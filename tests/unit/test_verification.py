@@ -10,6 +10,7 @@ from finished_run import (
     DOCUMENTS,
     PLAN,
     SETTINGS,
+    STAGES,
     contents,
     directory,  # noqa: F401
     finished,  # noqa: F401
@@ -25,7 +26,7 @@ from finished_run import (
 from scanmill import maintenance, store, verification
 from scanmill.archive import read_manifest, write_manifest
 from scanmill.errors import UserError
-from scanmill.store import STAGES, drop_images, write_dataset
+from scanmill.store import drop_images, write_dataset
 from scanmill.tables import (
     by_document,
     read_metadata,
