@@ -24,9 +24,8 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from scanmill.annotation_tasks import README, write_tasks
-from scanmill.annotations import is_outline
+from scanmill.annotations import coco_annotation, is_outline
 from scanmill.archive import Document, link_boundary, parse_pages, store_path
-from scanmill.coco import coco_annotation
 from scanmill.dropped_images import Renderer
 from scanmill.errors import UserError
 from scanmill.image_files import Unusable, read_bytes
