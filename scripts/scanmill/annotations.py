@@ -693,12 +693,12 @@ def _read_page_xml(root: ElementTree.Element, place: _Place) -> list[AnnotatedPa
             place.tell("malformed_image", "error", "its <Page> has no imageFilename")
             continue
         elements = [each for each in page.iter() if _local(each).endswith("Region")]
-        # What has the outline of the region that it lies in is the text of that one.
+        # What has no type, and the outline of the region that it lies in, is the text of that one.
         inner = {
             each
             for outer in elements
             for each in _children(outer, "TextRegion")
-            if _points(each) and _points(each) == _points(outer)
+            if not (each.get("type") or each.get("custom")) and _points(each) == _points(outer)
         }
         elements = [each for each in elements if each not in inner]
         regions = _xml_regions(elements, "id", _page_region, place._replace(image=image))

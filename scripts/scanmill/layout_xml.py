@@ -68,14 +68,15 @@ Regions = Sequence[Mapping[str, Any]]
 
 def xml_text(text: str) -> str:
     """A text that XML can hold: what it cannot is U+FFFD."""
-    return NOT_XML.sub(REPLACEMENT, text)
+    # What is printable is in XML; most texts are, and that is found out ten times as fast.
+    return text if text.isprintable() else NOT_XML.sub(REPLACEMENT, text)
 
 
 def _element(parent: etree._Element, tag: str, **attributes: object) -> etree._Element:
     """A child, in its parent's namespace; attributes that are None stand not."""
-    namespace = etree.QName(parent).namespace
+    namespace = parent.tag[: parent.tag.index("}") + 1]
     given = {key: xml_text(str(value)) for key, value in attributes.items() if value is not None}
-    return etree.SubElement(parent, f"{{{namespace}}}{tag}", given)
+    return etree.SubElement(parent, namespace + tag, given)
 
 
 def _with_text(parent: etree._Element, tag: str, text: str) -> None:
