@@ -477,11 +477,11 @@ def write_pdf(run: Run, output: Path) -> str:
     settings = settings_of_last_run(run.directory)
     archive = archive_path(settings, run.directory)
     boundary = link_boundary(archive, settings["archive"])
-    names, workers = file_names(run.names, ".pdf"), os.cpu_count() or 1
+    names = file_names(run.names, ".pdf")
     with (
         new_folder(output) as draft,
         _renderer(run) as renderer,
-        closing(WorkerPool(workers, "scanmill.searchable_pdf")) as pool,
+        closing(WorkerPool(os.cpu_count() or 1, "scanmill.searchable_pdf")) as pool,
     ):
         task = _PdfTask(run, renderer, pool, archive, boundary, settings["images"]["limits"])
 
@@ -490,7 +490,7 @@ def write_pdf(run: Run, output: Path) -> str:
             return _write_pdf(task, document, path)
 
         documents = _documents(run, ("lines", "source"))
-        problems = list(_side_by_side(write, documents, workers))
+        problems = list(_side_by_side(write, documents, pool))
     skipped = [problem for problem in problems if problem]
     for problem in skipped:
         _say(f"left out: {problem}")
@@ -509,17 +509,21 @@ class _PdfTask(NamedTuple):
 
 
 def _side_by_side(
-    function: Callable[[Pages], str | None], documents: Iterable[Pages], workers: int
+    function: Callable[[Pages], str | None], documents: Iterable[Pages], pool: WorkerPool
 ) -> Iterator[str | None]:
-    """What a function returns of each document, in order; no more are read than are at work."""
-    with ThreadPoolExecutor(workers) as executor:
-        futures: deque[Future] = deque()
-        for document in documents:
-            futures.append(executor.submit(function, document))
-            if len(futures) > workers:
-                yield futures.popleft().result()
-        for future in futures:
-            yield future.result()
+    """What a function returns of each document, in order; no more are read than the pool has work on."""
+    with ThreadPoolExecutor(pool.size) as executor:
+        try:
+            futures: deque[Future] = deque()
+            for document in documents:
+                futures.append(executor.submit(function, document))
+                if len(futures) > pool.size:
+                    yield futures.popleft().result()
+            for future in futures:
+                yield future.result()
+        except BaseException:
+            pool.close()  # What waits for a worker ends.
+            raise
 
 
 def _write_pdf(task: _PdfTask, document: Pages, output: Path) -> str | None:
