@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
-from scanmill.annotation_tasks import README, check_output, write_tasks
+from scanmill.annotation_tasks import README, write_tasks
 from scanmill.maintenance import add_documents, run_tool, tool_parser
+from scanmill.outputs import check_output
 from scanmill.sampling import describe_sample, sample_pages
 
 

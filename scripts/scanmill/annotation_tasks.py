@@ -7,13 +7,11 @@ task, whatever becomes of the image's address.
 from __future__ import annotations
 
 import colorsys
-import contextlib
 import itertools
 import json
 import os
 import re
 import shlex
-import shutil
 import unicodedata
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,12 +22,14 @@ from xml.etree import ElementTree
 import pyarrow as pa
 
 from scanmill import store
-from scanmill.annotations import extent, polygon_area
+from scanmill.annotations import is_outline
 from scanmill.drawing import PALETTE, class_color
 from scanmill.dropped_images import Renderer
 from scanmill.errors import UserError
 from scanmill.image_files import Unusable, decode, encode, read_bytes
+from scanmill.layout_xml import NOT_XML
 from scanmill.maintenance import find_results, read_plan, tool_command
+from scanmill.outputs import check_output, new_folder
 from scanmill.sampling import SampledPage, suspicions
 from scanmill.store import document_folder, page_image_error, table_file
 from scanmill.tables import SCHEMAS, by_page, read_table
@@ -47,8 +47,6 @@ NAME_BYTES = 120
 _EXAMPLES = 5
 #: Hex digits of a model's digest in its version.
 _DIGEST = 12
-#: What XML 1.0 cannot hold, escaped or not.
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 #: Names of the two controls of labels.xml, which each result refers to.
 _RECTANGLE, _POLYGON = "rectangle", "polygon"
 
@@ -69,22 +67,6 @@ class _Page(NamedTuple):
     regions: pa.Table
     model: Mapping[str, Any]
     """Its name, digest and classes."""
-
-
-def check_output(output: Path, directory: Path) -> Path:
-    """The folder to write to, without links; UserError where nothing may be written."""
-    folder = output.resolve()
-    results = (directory / "results").resolve()
-    if folder.is_relative_to(results):
-        raise UserError(
-            f"--output {output} lies in {results}, where runs write alone. Give a folder elsewhere."
-        )
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(
-            f"--output {output}: there is something already, annotations perhaps, and nothing is "
-            "written over it. Give the name of a new folder, or move this one away."
-        )
-    return folder
 
 
 def write_tasks(
@@ -108,7 +90,7 @@ def write_tasks(
     names = image_names([(page.row["document"], page.row["page"]) for page in found])
     classes = list(dict.fromkeys(name for page in found for name in page.model["classes"]))
     labels = label_config(classes)
-    with _new_folder(folder) as draft:
+    with new_folder(folder) as draft:
         (draft / IMAGES).mkdir()
         files = _write_images(directory, found, names, draft / IMAGES)
         tasks = [
@@ -123,19 +105,6 @@ def write_tasks(
         readme = _readme(folder, len(found), versions)
         (draft / README).write_text(readme, encoding="utf-8", errors="surrogateescape")
     return Written(sum(len(each["result"]) for each in predictions), versions)
-
-
-@contextlib.contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder` when the block ends well."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.parent / f".tmp-sample-{os.urandom(4).hex()}"
-    draft.mkdir()
-    try:
-        yield draft
-        os.rename(draft, folder)  # Takes the place of an empty folder, never of a full one.
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 # Pages of the run ---------------------------------------------------------------------------------
@@ -290,7 +259,7 @@ def _result(region: Mapping[str, Any], width: int, height: int) -> dict[str, Any
     """A region as Label Studio has it: an outline where there is one, in hundredths of the sides."""
     polygon = region["polygon"] or ()
     kind, value = _RECTANGLE, _box_value(region, width, height)
-    if _is_outline(polygon):
+    if is_outline(polygon):
         points = zip(polygon[::2], polygon[1::2], strict=True)
         hundredths = [[_hundredths(x, width), _hundredths(y, height)] for x, y in points]
         kind, value = _POLYGON, {"points": hundredths, "closed": True}
@@ -305,15 +274,6 @@ def _result(region: Mapping[str, Any], width: int, height: int) -> dict[str, Any
         "score": round(region["score"], 6),
         "value": {**value, f"{kind}labels": [region["class_name"]]},
     }
-
-
-def _is_outline(polygon: Sequence[int]) -> bool:
-    """Whether a polygon has an inside, and more than a pixel of width and height: less than one is
-    reported as a box without area when it comes back."""
-    if len(polygon) < 6 or not polygon_area(tuple(polygon)):
-        return False
-    x_min, y_min, x_max, y_max = extent([tuple(polygon)])
-    return min(x_max - x_min, y_max - y_min) > 1
 
 
 def _box_value(region: Mapping[str, Any], width: int, height: int) -> dict[str, float]:
@@ -332,7 +292,7 @@ def _hundredths(pixels: float, side: int) -> float:
 
 def label_config(classes: Sequence[str]) -> str:
     """Label Studio's labelling configuration, XML: boxes and outlines of the classes."""
-    broken = next((name for name in classes if _NOT_XML.search(name)), None)
+    broken = next((name for name in classes if NOT_XML.search(name)), None)
     if broken is not None:
         raise UserError(
             f"The model has a class {broken!r}, which the XML of Label Studio cannot hold. Give it "

@@ -338,21 +338,46 @@ def polygon_area(polygon: Polygon) -> float:
     return abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(points))) / 2
 
 
+def is_outline(polygon: Sequence[float]) -> bool:
+    """Whether a polygon has an inside, and more than a pixel of width and height: less than one is
+    reported as a box without area when it comes back."""
+    if len(polygon) < 6 or not polygon_area(tuple(polygon)):
+        return False
+    x_min, y_min, x_max, y_max = extent([tuple(polygon)])
+    return min(x_max - x_min, y_max - y_min) > 1
+
+
+def coco_annotation(
+    number: int,
+    image_id: int,
+    category_id: int,
+    box: Box,
+    polygons: Sequence[Polygon],
+    decimals: int = 2,
+) -> dict[str, Any]:
+    """COCO's entry of a region; of the sides of its box and of its area so many decimals stay."""
+    x_min, y_min, x_max, y_max = box
+    width, height = x_max - x_min, y_max - y_min
+    area = sum(map(polygon_area, polygons)) or width * height
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": [x_min, y_min, round(width, decimals), round(height, decimals)],
+        "area": round(area, decimals),
+        "iscrowd": 0,
+        "segmentation": [list(polygon) for polygon in polygons],
+    }
+
+
 def annotate(
     number: int, image_id: int, category_id: int, outline: np.ndarray, decimals: int = 1
 ) -> dict[str, Any]:
     """COCO's entry of a region with the outline (P, 2), of whose pixels so many decimals stay."""
     points = np.round(outline.astype(float), decimals)
-    low, high = points.min(axis=0), points.max(axis=0)
-    return {
-        "id": number,
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": np.round([*low, *(high - low)], decimals).tolist(),
-        "area": round(polygon_area(points.reshape(-1).tolist()), decimals),
-        "iscrowd": 0,
-        "segmentation": [points.reshape(-1).tolist()],
-    }
+    box = (*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
+    polygon = tuple(points.reshape(-1).tolist())
+    return coco_annotation(number, image_id, category_id, box, [polygon], decimals)
 
 
 def _outline(numbers: list[float]) -> Polygon:
@@ -668,6 +693,14 @@ def _read_page_xml(root: ElementTree.Element, place: _Place) -> list[AnnotatedPa
             place.tell("malformed_image", "error", "its <Page> has no imageFilename")
             continue
         elements = [each for each in page.iter() if _local(each).endswith("Region")]
+        # What has no type, and the outline of the region that it lies in, is the text of that one.
+        inner = {
+            each
+            for outer in elements
+            for each in _children(outer, "TextRegion")
+            if not (each.get("type") or each.get("custom")) and _points(each) == _points(outer)
+        }
+        elements = [each for each in elements if each not in inner]
         regions = _xml_regions(elements, "id", _page_region, place._replace(image=image))
         sizes = (_size(page.get(key)) for key in ("imageWidth", "imageHeight"))
         pages.append(AnnotatedPage(place.file, image, *sizes, regions))
@@ -691,22 +724,33 @@ def _xml_regions(
 
 
 def _page_region(element: ElementTree.Element, place: _Place) -> AnnotatedRegion:
-    """A region; its class is the @type of text and custom regions, otherwise the element's name."""
+    """A region; its class is the type in @custom, else the @type of text and custom regions, else the
+    element's name."""
     name = _local(element)
-    if name in ("TextRegion", "CustomRegion"):
-        # Transkribus keeps types beyond the schema's own in @custom: structure {type:heading;}
-        custom = re.search(r"structure\s*\{[^}]*\btype:\s*([^;}]+)", element.get("custom", ""))
-        name = element.get("type", "").strip() or (custom[1].strip() if custom else name)
+    # Transkribus keeps types beyond the schema's own in @custom: structure {type:heading;}
+    custom = re.search(r"structure\s*\{[^}]*\btype:\s*([^;}]+)", element.get("custom", ""))
+    if custom:  # In which it writes what would end the type as \u003b.
+        name = re.sub(r"\\u([0-9a-f]{4})", lambda code: chr(int(code[1], 16)), custom[1].strip())
+    elif name in ("TextRegion", "CustomRegion"):
+        name = element.get("type", "").strip() or name
+    points = _points(element)
+    if points is None:
+        raise _Broken("malformed_annotation", "it has no <Coords>")
+    polygon = _outline(_parse_numbers(points))
+    return AnnotatedRegion(place.annotation, name, extent([polygon]), (polygon,))
+
+
+def _points(element: ElementTree.Element) -> str | None:
+    """The outline of a region of PAGE-XML as it is written; None where it has none."""
     coords = _children(element, "Coords")
     if not coords:
-        raise _Broken("malformed_annotation", "it has no <Coords>")
+        return None
     points = coords[0].get("points")
     if points is None:  # Until 2010.
         points = " ".join(
             f"{point.get('x', '')},{point.get('y', '')}" for point in _children(coords[0], "Point")
         )
-    polygon = _outline(_parse_numbers(points))
-    return AnnotatedRegion(place.annotation, name, extent([polygon]), (polygon,))
+    return points
 
 
 def _read_alto(root: ElementTree.Element, place: _Place) -> list[AnnotatedPage]:

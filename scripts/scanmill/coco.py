@@ -25,6 +25,7 @@ from scanmill.annotations import (
     Polygon,
     Problem,
     annotation_files,
+    coco_annotation,
     given_files,
     plain_text,
     polygon_area,
@@ -84,13 +85,6 @@ class DatasetObject(NamedTuple):
     """In the same pixels; none where there is only a box."""
     annotation: str
     """Its id in the file of annotations."""
-
-    @property
-    def area(self) -> float:
-        """Of its polygons, otherwise of its box, in square pixels."""
-        x_min, y_min, x_max, y_max = self.box
-        area = sum(map(polygon_area, self.polygons)) or (x_max - x_min) * (y_max - y_min)
-        return round(area, DECIMALS)
 
 
 class DatasetImage(NamedTuple):
@@ -680,23 +674,8 @@ def coco_files(dataset: Dataset) -> dict[str, dict[str, Any]]:
             }
         )
         for number, each in enumerate(image.objects, annotation_id):
-            x_min, y_min, x_max, y_max = each.box
-            content["annotations"].append(
-                {
-                    "id": number,
-                    "image_id": image_id,
-                    "category_id": each.class_id + 1,
-                    "bbox": [
-                        x_min,
-                        y_min,
-                        round(x_max - x_min, DECIMALS),
-                        round(y_max - y_min, DECIMALS),
-                    ],
-                    "area": each.area,
-                    "iscrowd": 0,
-                    "segmentation": [list(polygon) for polygon in each.polygons],
-                }
-            )
+            entry = coco_annotation(number, image_id, each.class_id + 1, each.box, each.polygons)
+            content["annotations"].append(entry)
     return files
 
 

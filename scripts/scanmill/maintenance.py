@@ -253,6 +253,28 @@ def _nearest(pattern: str, names: Sequence[str]) -> list[str]:
     return alike or list(names[:EXAMPLES])
 
 
+def check_finished(
+    directory: Path,
+    plan: Mapping[str, Sequence[Document]],
+    datasets: Sequence[str] = ("pages", "regions"),
+) -> None:
+    """Raise UserError unless there are these datasets of every shard."""
+    files = {
+        shard: [dataset_file(directory / "results", name, shard) for name in datasets]
+        for shard in plan
+    }
+    missing = {
+        shard: [path for path in paths if not path.exists()] for shard, paths in files.items()
+    }
+    missing = {shard: paths for shard, paths in missing.items() if paths}
+    if missing:
+        first = next(iter(missing.values()))[0]
+        raise UserError(
+            f"The run in {directory} is not finished: {len(missing)} of {len(plan)} shards have no "
+            f"{first.parent.name} yet (there is no {first}). {say_run_again(directory)}"
+        )
+
+
 # Locks --------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from scanmill.errors import UserError
 from scanmill.maintenance import (
+    check_finished,
     choose_documents,
     dataset_file,
     find_plan,
@@ -92,14 +93,14 @@ class _Candidates(NamedTuple):
 
 def sample_pages(
     directory: Path,
-    n: int,
+    n: int | None,
     *,
     by: str | None = None,
     flagged: bool = False,
     documents: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Sample:
-    """Choose `n` pages of a finished run whose status is ok, or all if there are not so many.
+    """Choose `n` pages of a finished run whose status is ok, or all if `n` is None or too many.
 
     `by` is a column of documents.parquet or of pages whose values are the strata. `flagged` chooses
     among suspicious pages alone (see `suspicions`), whose flags divide the strata further. `documents`
@@ -108,11 +109,11 @@ def sample_pages(
     Raises UserError where the run is not finished, for a column that does not exist, and where there is
     no page.
     """
-    if n < 1:
+    if n is not None and n < 1:
         raise UserError(f"--n {n}: a sample has one page or more.")
     results = find_results(directory)
     plan = find_plan(results)
-    _check_finished(directory, plan)
+    check_finished(directory, plan)
     shards = {shard: names_of(rows) for shard, rows in plan.items()}
     if documents is not None:
         shards = choose_documents(plan, documents)
@@ -133,10 +134,10 @@ def sample_pages(
         levels.append(strata)
     levels.append(_joined(strata, candidates.document))
     found, sizes = np.unique(strata, return_counts=True)
-    if len(found) > n:
+    if n is not None and len(found) > n:
         notes.append(f"There are {len(found)} strata: one page of {n} of them is taken.")
     order = fair_order(candidates.key, levels)[:n]
-    if len(order) < n:
+    if n is not None and len(order) < n:
         notes.append(f"There are {len(order)} such pages, not {n}: all of them are taken.")
     chosen = Counter(strata[order].tolist())
     return Sample(
@@ -179,22 +180,6 @@ def describe_sample(sample: Sample) -> str:
 
 
 # Pages to choose from -----------------------------------------------------------------------------
-
-
-def _check_finished(directory: Path, plan: Mapping[str, Sequence]) -> None:
-    results = directory / "results"
-    names = ("pages", "regions")
-    missing = [
-        shard
-        for shard in plan
-        if not all(dataset_file(results, name, shard).exists() for name in names)
-    ]
-    if missing:
-        raise UserError(
-            f"The run in {directory} is not finished: {len(missing)} of {len(plan)} shards have no "
-            f"pages yet (there is no {dataset_file(results, 'pages', missing[0])}). "
-            f"{say_run_again(directory)}"
-        )
 
 
 def _column(directory: Path, by: str | None) -> tuple[dict[str, Any] | None, str | None]:
