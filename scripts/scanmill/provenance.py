@@ -34,7 +34,7 @@ import scanmill
 from scanmill.data_dictionary import COLUMNS, DATASETS, OWN_COLUMN, TABLES
 from scanmill.model_folders import CONFIG, WEIGHTS, model_digest, read_card, read_config
 from scanmill.processors import cpu_model
-from scanmill.run_facts import count_values, finished_shards
+from scanmill.run_facts import count_values, counted, finished_shards
 from scanmill.settings import deciding_settings
 from scanmill.store import STAGES, document_folder, record_name
 from scanmill.tables import read_metadata, read_table
@@ -143,20 +143,15 @@ def gather_facts(results: Path, settings: Mapping[str, Any]) -> Facts:
         pages=pc.sum(documents["pages"]).as_py() or 0,
         unopened=whole.num_rows,
         failures=Counter(reasons),
-        images=_known(count_values(results, "pages", shards, ("source", "engine"))),
-        processors=_known(count_values(results, "detected_pages", shards, ("precision", "device"))),
+        images=count_values(results, "pages", shards, ("source", "engine")),
+        processors=count_values(results, "detected_pages", shards, ("precision", "device")),
         classes=Counter({name: count for (name,), count in regions.items()}),
-        texts=_known(count_values(results, "ocr", read, ("source", "engine"))),
+        texts=count_values(results, "ocr", read, ("source", "engine")),
         made_by=releases(results, documents["document"]),
         card=read_card(model),
         model_config=read_config(model / CONFIG),
         settings=settings,
     )
-
-
-def _known(counts: Counter[tuple]) -> Counter[tuple]:
-    """Without rows of what failed, of which nothing is known."""
-    return Counter({pair: count for pair, count in counts.items() if None not in pair})
 
 
 def archive_digest(documents: pa.Table) -> str:
@@ -239,8 +234,8 @@ def methods_paragraph(facts: Facts) -> str:
 def _sentences(facts: Facts) -> Iterator[str]:
     said, card = facts.settings, facts.card
     yield (
-        f"We processed {_count(facts.documents, 'document')} ({_size(facts.size)}) of "
-        f"{_count(facts.pages, 'page')} with Scanmill {_and(facts.made_by) or scanmill.__version__}, a "
+        f"We processed {counted(facts.documents, 'document')} ({_size(facts.size)}) of "
+        f"{counted(facts.pages, 'page')} with Scanmill {_and(facts.made_by) or scanmill.__version__}, a "
         "Snakemake workflow around Detectron2."
     )
     sources = Counter()
@@ -281,7 +276,7 @@ def _sentences(facts: Facts) -> Iterator[str]:
     )
     counts = [f"{count} {name}" for name, count in facts.classes.most_common()]
     total = sum(facts.classes.values())
-    yield f"This gave {_count(total, 'region')}{f' ({_and(counts)})' if counts else ''}."
+    yield f"This gave {counted(total, 'region')}{f' ({_and(counts)})' if counts else ''}."
     if facts.texts:
         read = [f"{count} by {engine}" for (_, engine), count in facts.texts.most_common()]
         yield f"The text of regions was read: {_and(read)}."
@@ -301,10 +296,6 @@ def _sentences(facts: Facts) -> Iterator[str]:
 
 def _architecture(config: Mapping[str, Any]) -> str:
     return "Mask R-CNN" if config["MODEL"]["MASK_ON"] else "Faster R-CNN"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _size(size: int) -> str:
@@ -458,9 +449,9 @@ def _about(results: Path, facts: Facts, now: datetime) -> Iterator[Entity]:
     yield {
         "@id": "./",
         "@type": "Dataset",
-        "name": f"Page layout of {_count(facts.documents, 'document')}",
-        "description": f"{_count(sum(facts.classes.values()), 'region')} on "
-        f"{_count(facts.pages, 'page')}, found by Scanmill with the model {facts.card['name']}.",
+        "name": f"Page layout of {counted(facts.documents, 'document')}",
+        "description": f"{counted(sum(facts.classes.values()), 'region')} on "
+        f"{counted(facts.pages, 'page')}, found by Scanmill with the model {facts.card['name']}.",
         "datePublished": _time(now),
         "license": {"@id": "#rights"},
         "conformsTo": {"@id": _PROFILE},
@@ -480,7 +471,7 @@ def _about(results: Path, facts: Facts, now: datetime) -> Iterator[Entity]:
         "@id": "#archive",
         "@type": "CreativeWork",
         "name": "The archive of scans",
-        "description": f"{_count(facts.documents, 'document')}, {facts.size} bytes. The sha256 is of a "
+        "description": f"{counted(facts.documents, 'document')}, {facts.size} bytes. The sha256 is of a "
         "list with a line `sha256  document` for each, sorted by name (LC_ALL=C), as sha256sum "
         "prints; documents.parquet has both columns.",
         "sha256": facts.archive_digest,
@@ -586,7 +577,7 @@ def _datasets(results: Path) -> Iterator[Entity]:
             "@id": f"{name}/",
             "@type": "Dataset",
             "name": name,
-            "description": f"{meaning}. {rows} rows in {_count(len(files), 'Parquet file')}: a table.",
+            "description": f"{meaning}. {rows} rows in {counted(len(files), 'Parquet file')}: a table.",
             "encodingFormat": _PARQUET,
             "contentSize": str(sum(path.stat().st_size for path in files)),
             "variableMeasured": _column_references(files[0]),

@@ -19,6 +19,7 @@ from scanmill.drawing import draw_comparison
 from scanmill.image_files import decode_reduced
 from scanmill.regions import BOX_COLUMNS
 from scanmill.run_differences import CHANGES, Comparison, count_classes, setup_differences
+from scanmill.run_facts import counted
 
 #: Pixels of the longer side of a drawn page: its labels can still be read.
 PAGE_SIDE = 900
@@ -75,21 +76,22 @@ def _class_rows(comparison: Comparison) -> list[list[Any]]:
 def _notes(comparison: Comparison) -> Iterator[str]:
     """What was compared, and what could not be."""
     compared = comparison.pages["ok", "ok"]
-    yield f"{comparison.documents} documents and {compared} pages are compared."
+    documents = counted(comparison.documents, "document")
+    yield f"Compared: {counted(compared, 'page')} of {documents}."
     for count, one, other in ((comparison.only_a, "A", "B"), (comparison.only_b, "B", "A")):
         if count:
-            yield f"{count} documents are in {one} alone: {other} has no pages of them."
+            yield f"In {one} alone, and not in {other}: {counted(count, 'document')}."
     others = [
         f"{count} {f'{ours} in both' if ours == theirs else f'{ours} in A and {theirs} in B'}"
         for (ours, theirs), count in sorted(comparison.pages.items())
         if (ours, theirs) != ("ok", "ok")
     ]
     if others:
-        yield f"Not compared are, of pages and documents that did not open: {', '.join(others)}."
+        yield f"Not compared, of pages and documents that did not open: {', '.join(others)}."
     if comparison.scaled:
         yield (
-            f"{comparison.scaled} pages have images of another size in B: its boxes are scaled to A's "
-            "width and height."
+            f"Images of another size in B: {counted(comparison.scaled, 'page')}. There its boxes are "
+            "scaled to A's width and height."
         )
 
 
@@ -139,7 +141,7 @@ def _parts(comparison: Comparison, folder: Path) -> Iterator[str]:
     yield "".join(f"<p>{_text(note)}</p>" for note in _notes(comparison))
     yield "<h2>Regions by class</h2>"
     yield _table([_CLASS_HEADS, *_class_rows(comparison)])
-    yield "".join(f"<p><b>{name}</b>: {meaning}</p>" for name, meaning in _MEANINGS.items())
+    yield _table([("", "of each page, one to one"), *_MEANINGS.items()])
     renamed = [
         (one, other, count)
         for (one, other, change), count in comparison.regions.most_common()
