@@ -243,13 +243,13 @@ def _sentences(facts: Facts) -> Iterator[str]:
         sources[source] += count
     engines = sorted({engine for source, engine in facts.images if source == "rendered"})
     ways = {
-        "lifted": "were taken from their PDFs as the scans lie there",
-        "file": "were image files",
-        "rendered": f"were rendered at {said['images.dpi']} dpi by {_and(engines)}",
+        "lifted": "scans as they lie in their PDFs",
+        "file": "image files",
+        "rendered": f"pages rendered at {said['images.dpi']} dpi by {_and(engines)}",
     }
-    parts = [f"{sources[source]} {way}" for source, way in ways.items() if sources[source]]
+    parts = [f"{way} ({sources[source]})" for source, way in ways.items() if sources[source]]
     if parts:
-        yield f"Of the page images, {_and(parts)}."
+        yield f"The page images are {_and(parts)}."
     digest = card["sha256"][WEIGHTS]
     architecture = card.get("architecture") or _architecture(facts.model_config)
     ran = [f"{precision} on {device}" for (precision, device), _ in facts.processors.most_common()]
@@ -286,8 +286,8 @@ def _sentences(facts: Facts) -> Iterator[str]:
             for (stage, reason), count in sorted(facts.failures.items())
         ]
         yield (
-            f"{sum(facts.failures.values())} pages, crops or whole documents failed and are listed with "
-            f"their reasons ({_and(reasons)})."
+            "Pages, crops or whole documents that failed are listed with their reasons: "
+            f"{_and(reasons)}."
         )
     else:
         yield "Nothing failed."

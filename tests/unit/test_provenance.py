@@ -129,7 +129,7 @@ def test_the_numbers_are_those_of_the_tables(results, settings):
     for part in (
         "We processed 3 documents (3 bytes) of 4 pages with Scanmill",
         "This gave 4 regions (3 text and 1 figure).",
-        "(1 timeout at the stage images)",
+        "with their reasons: 1 timeout at the stage images.",
         "a score of at least 0.5 were kept",
         card["sha256"]["model.safetensors"],
         entities["#archive"]["sha256"],
