@@ -255,7 +255,8 @@ def _sentences(facts: Facts) -> Iterator[str]:
     ran = [f"{precision} on {device}" for (precision, device), _ in facts.processors.most_common()]
     yield (
         f"Regions were detected with the model {card['name']} ({architecture}; sha256 of its weights "
-        f"{digest}), which distinguishes {_and(card['classes'])}, computed in {_and(ran)}."
+        f"{digest}), which distinguishes {_and(card['classes'])}"
+        f"{f'; it was computed in {_and(ran)}' if ran else ''}."
     )
     tiles = said["detection.tiles"]
     if tiles:
