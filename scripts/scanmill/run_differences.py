@@ -352,56 +352,85 @@ def compare_shards(a: tuple[pa.Table, pa.Table], b: tuple[pa.Table, pa.Table]) -
 
     Regions are compared on pages that are ok in both; the others say so and keep their numbers.
     """
-    documents = pc.unique(a[0]["document"])
-    documents = documents.filter(pc.is_in(documents, value_set=pc.unique(b[0]["document"])))
-    keys = [_page_keys(pages, documents) for pages in (a[0], b[0])]
-    both = np.union1d(*(key[key >= 0] for key in keys))
-    sides = [
-        _take_pages(pages, key, both, side)
-        for pages, key, side in zip((a[0], b[0]), keys, "ab", strict=True)
-    ]
-    pages = {**sides[0], **sides[1]}
-    ok = [
-        pc.fill_null(pc.equal(pages[f"status_{side}"], "ok"), False).to_numpy(zero_copy_only=False)
-        for side in "ab"
-    ]
-    compared = ok[0] & ok[1]
-    size = [
-        np.stack([_numbers(pages[f"{name}_{side}"]) for name in ("width", "height")], axis=1)
-        for side in "ab"
-    ]
-    chosen, found = [], []
-    names = pc.unique(pa.chunked_array(a[1]["class_name"].chunks + b[1]["class_name"].chunks))
+    pages = _join_pages(a[0], b[0])
+    names = [table["class_name"] for _, table in (a, b)]
+    classes = pc.unique(pa.chunked_array(names[0].chunks + names[1].chunks, pa.string()))
     # B's boxes in pixels of A: the same page may have another resolution there.
-    scales = (np.ones_like(size[0]), size[0] / size[1])
-    for regions, scale in zip((a[1], b[1]), scales, strict=True):
-        page = np.searchsorted(both, key := _page_keys(regions, documents)).clip(max=len(both) - 1)
-        rows = np.flatnonzero((key >= 0) & compared[page])
-        regions = regions.take(pa.array(rows))
-        page = page[rows]
-        label = pc.index_in(regions["class_name"], value_set=names).to_numpy().astype(np.int64)
-        boxes = np.stack([_numbers(regions[name]) for name in BOX_COLUMNS], axis=1)
-        chosen.append(regions)
-        found.append(Boxes(page, label, boxes * np.tile(scale, 2)[page]))
-    changes = _classify(*found)
-    table = _region_table(changes, chosen, both, documents)
-    areas = changes.area / np.maximum(size[0].prod(axis=1), 1)[changes.page]
-    counts = {
-        name: np.bincount(changes.page[changes.change == number], minlength=len(both))
-        for number, name in enumerate(CHANGES)
-    }
-    difference = np.bincount(changes.page, areas, minlength=len(both))
-    number = both & _PAGE
-    pages = {
-        "document": documents.take(pa.array(both >> 32)),
+    scales = np.ones_like(pages.size_a), pages.size_a / pages.size_b
+    chosen = [_on_compared_pages(table, pages) for _, table in (a, b)]
+    changes = _classify(
+        *(
+            _boxes(table, page, classes, scale)
+            for (table, page), scale in zip(chosen, scales, strict=True)
+        )
+    )
+    regions = _region_table(changes, [table for table, _ in chosen], pages)
+    counted = _page_table(changes, pages)
+    return ShardDifferences(regions, counted, _document_table(counted))
+
+
+class _Pages(NamedTuple):
+    """The pages that A or B have of the documents of both, P of them."""
+
+    documents: pa.Array
+    """The names of documents."""
+    keys: np.ndarray
+    """[P] int64, ascending: as `_page_keys` makes them."""
+    columns: dict[str, pa.ChunkedArray]
+    """What the two runs say of them."""
+    compared: np.ndarray
+    """[P] bool: they are ok in both."""
+    size_a: np.ndarray
+    """[P, 2] float64: width and height of A's image in pixels, NaN without one."""
+    size_b: np.ndarray
+
+
+def _join_pages(a: pa.Table, b: pa.Table) -> _Pages:
+    documents = pc.unique(a["document"])
+    documents = documents.filter(pc.is_in(documents, value_set=pc.unique(b["document"])))
+    of_a, of_b = (_page_keys(pages, documents) for pages in (a, b))
+    keys = np.union1d(of_a[of_a >= 0], of_b[of_b >= 0])
+    columns = {**_take_pages(a, of_a, keys, "a"), **_take_pages(b, of_b, keys, "b")}
+    ok = pc.and_(pc.equal(columns["status_a"], "ok"), pc.equal(columns["status_b"], "ok"))
+    size_a, size_b = (
+        np.stack([_numbers(columns[f"{name}_{side}"]) for name in ("width", "height")], axis=1)
+        for side in "ab"
+    )
+    compared = pc.fill_null(ok, False).to_numpy()
+    return _Pages(documents, keys, columns, compared, size_a, size_b)
+
+
+def _on_compared_pages(regions: pa.Table, pages: _Pages) -> tuple[pa.Table, np.ndarray]:
+    """The regions that lie on pages which are compared, and the row of the page of each, int64."""
+    keys = _page_keys(regions, pages.documents)
+    page = np.searchsorted(pages.keys, keys)
+    rows = np.flatnonzero((keys >= 0) & pages.compared[page])
+    return regions.take(pa.array(rows)), page[rows]
+
+
+def _boxes(regions: pa.Table, page: np.ndarray, classes: pa.Array, scale: np.ndarray) -> Boxes:
+    """Regions for matching; `scale` [P, 2] leads from their pixels to those of A."""
+    label = pc.index_in(regions["class_name"], value_set=classes).to_numpy().astype(np.int64)
+    boxes = np.stack([_numbers(regions[name]) for name in BOX_COLUMNS], axis=1)
+    return Boxes(page, label, boxes * np.tile(scale, 2)[page])
+
+
+def _page_table(changes: _Changes, pages: _Pages) -> pa.Table:
+    """What became of the regions of each page, of the schema PAGES."""
+    count = len(pages.keys)
+    shares = changes.area / np.maximum(pages.size_a.prod(axis=1), 1)[changes.page]
+    number = pages.keys & _PAGE
+    columns = {
+        "document": pages.documents.take(pa.array(pages.keys >> 32)),
         "page": pa.array(number, mask=number == 0),
-        **pages,
-        "compared": compared,
-        "difference": difference,
-        **{name: pa.array(count, mask=~compared) for name, count in counts.items()},
+        **pages.columns,
+        "compared": pages.compared,
+        "difference": np.bincount(changes.page, shares, minlength=count),
     }
-    pages = pa.table({name: pages[name] for name in PAGES.names}).cast(PAGES)
-    return ShardDifferences(table, pages, _document_table(pages))
+    for change, name in enumerate(CHANGES):
+        counted = np.bincount(changes.page[changes.change == change], minlength=count)
+        columns[name] = pa.array(counted, mask=~pages.compared)
+    return pa.table({name: columns[name] for name in PAGES.names}).cast(PAGES)
 
 
 #: The part of a page's key that is its number; 0: the row of a document that did not open.
@@ -417,13 +446,12 @@ def _page_keys(table: pa.Table, documents: pa.Array) -> np.ndarray:
 
 
 def _take_pages(
-    pages: pa.Table, keys: np.ndarray, both: np.ndarray, side: str
+    pages: pa.Table, keys: np.ndarray, wanted: np.ndarray, side: str
 ) -> dict[str, pa.ChunkedArray]:
-    """The columns of one side for the pages `both`, null where this side has no such page."""
+    """The columns of one side for the pages `wanted`, null where this side has no such page."""
     order = np.argsort(keys, kind="stable")
-    place = np.searchsorted(keys[order], both).clip(max=len(keys) - 1)
-    row = order[place]
-    table = pages.take(pa.array(row, mask=keys[row] != both))
+    row = order[np.searchsorted(keys[order], wanted).clip(max=len(keys) - 1)]
+    table = pages.take(pa.array(row, mask=keys[row] != wanted))
     return {f"{name}_{side}": table[name] for name in _PAGE_COLUMNS[2:]}
 
 
@@ -449,32 +477,31 @@ class _Changes(NamedTuple):
 
 def _classify(a: Boxes, b: Boxes) -> _Changes:
     matches = match_regions(a, b)
+    kept, moved, renamed, lost, new = range(len(CHANGES))
     same = a.label[matches.a] == b.label[matches.b]
-    matched = np.where(same, np.where(matches.iou >= KEPT_IOU, 0, 1), 2)
-    lost = np.setdiff1d(np.arange(len(a.page)), matches.a)
-    new = np.setdiff1d(np.arange(len(b.page)), matches.b)
-    nothing = np.full(len(lost), -1), np.full(len(new), -1)
+    matched = np.where(same, np.where(matches.iou >= KEPT_IOU, kept, moved), renamed)
     larger = np.maximum(a.areas[matches.a], b.areas[matches.b])
-    changed = np.choose(matched, [np.zeros_like(larger), larger * (1 - matches.iou), larger])
+    shares = np.select([matched == kept, matched == moved], [0, 1 - matches.iou], 1)
+    only_a = np.setdiff1d(np.arange(len(a.page)), matches.a)
+    only_b = np.setdiff1d(np.arange(len(b.page)), matches.b)
     rows = _Changes(
-        np.concatenate([a.page[matches.a], a.page[lost], b.page[new]]),
-        np.concatenate([matched, np.full(len(lost), 3), np.full(len(new), 4)]),
-        np.concatenate([matches.a, lost, nothing[1]]),
-        np.concatenate([matches.b, nothing[0], new]),
-        np.concatenate([matches.iou, np.full(len(lost) + len(new), np.nan)]),
-        np.concatenate([changed, a.areas[lost], b.areas[new]]),
+        np.concatenate([a.page[matches.a], a.page[only_a], b.page[only_b]]),
+        np.concatenate([matched, np.full(len(only_a), lost), np.full(len(only_b), new)]),
+        np.concatenate([matches.a, only_a, np.full(len(only_b), -1)]),
+        np.concatenate([matches.b, np.full(len(only_a), -1), only_b]),
+        np.concatenate([matches.iou, np.full(len(only_a) + len(only_b), np.nan)]),
+        np.concatenate([shares * larger, a.areas[only_a], b.areas[only_b]]),
     )
     # In A's order of each page, behind them what is new.
     order = np.lexsort((rows.b, np.where(rows.a < 0, len(a.page), rows.a), rows.page))
     return _Changes(*(values[order] for values in rows))
 
 
-def _region_table(
-    changes: _Changes, regions: Sequence[pa.Table], both: np.ndarray, documents: pa.Array
-) -> pa.Table:
-    key = both[changes.page]
+def _region_table(changes: _Changes, regions: Sequence[pa.Table], pages: _Pages) -> pa.Table:
+    """What became of each region, of the schema REGIONS."""
+    key = pages.keys[changes.page]
     columns: dict[str, Any] = {
-        "document": documents.take(pa.array(key >> 32)),
+        "document": pages.documents.take(pa.array(key >> 32)),
         "page": key & _PAGE,
         "change": pa.array(CHANGES).take(pa.array(changes.change)),
         "iou": pa.array(changes.iou, mask=np.isnan(changes.iou)),

@@ -152,6 +152,17 @@ def test_each_kind_of_change():
     assert (document["runs"], document["pages"], document["pages_compared"]) == ("both", 1, 1)
 
 
+def test_pages_without_regions():
+    nothing = shard([page("d", 1)], [])
+    found = compare_shards(nothing, nothing)
+    assert found.regions.num_rows == 0
+    assert [row["compared"] for row in found.pages.to_pylist()] == [True]
+    [row] = compare_shards(
+        nothing, shard([page("d", 1)], [region("d", 1, 1, BOX)])
+    ).regions.to_pylist()
+    assert row["change"] == "new"
+
+
 def test_pages_of_another_resolution_are_scaled():
     a = shard([page("d", 1)], [region("d", 1, 1, (10, 20, 50, 60))])
     b = shard([page("d", 1, 200, 300)], [region("d", 1, 1, (20, 30, 100, 90))])
