@@ -25,6 +25,7 @@ rule all:
         expand_text_if_enabled,
         "results/documents.parquet",
         "results/failures.parquet",
+        "results/provenance.json",
         "results/summary.txt",
 
 

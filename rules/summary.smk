@@ -1,7 +1,8 @@
 # What became of the archive.
 #   results/documents.parquet   one row per document
 #   results/failures.parquet    one row per failed page, or document that never opened
-#   results/summary.txt         the same for people; missing while too much has failed
+#   results/provenance.json     where the results come from; also as ro-crate-metadata.json
+#   results/summary.txt         counts and failures for people; missing while too much has failed
 
 
 rule summarize_archive:
@@ -27,10 +28,39 @@ rule summarize_archive:
         "../scripts/summarize_archive.py"
 
 
+rule describe_run:
+    input:
+        documents="results/documents.parquet",
+        failures="results/failures.parquet",
+        model=f"results/models/{config['model']}/model.json",
+        detected=expand_shards("results/detected_pages/{shard}.parquet"),
+        regions=expand_shards("results/regions/{shard}.parquet"),
+        pages=expand_shards("results/pages/{shard}.parquet"),
+    # Updated: it remembers the runs before.
+    output:
+        provenance=update("results/provenance.json"),
+        crate=update("results/ro-crate-metadata.json"),
+    log:
+        "logs/describe_run.log",
+    benchmark:
+        "benchmarks/describe_run.tsv"
+    localrule: True
+    conda:
+        "../envs/scanmill.yaml"
+    params:
+        settings=settings.deciding_settings(config),
+    message:
+        "Where the results come from, and how to cite them"
+    script:
+        "../scripts/describe_run.py"
+
+
 rule check_failures:
     input:
         documents="results/documents.parquet",
         failures="results/failures.parquet",
+        # It comes last: whatever failed, everything else is done by then.
+        provenance="results/provenance.json",
     output:
         summary="results/summary.txt",
     log:

@@ -110,6 +110,13 @@ RUNNING_SETTINGS: tuple[str, ...] = (
     "failures.max_failed_fraction",
 )
 
+# Settings that decide what the tables of an archive hold, of the scans wherever they lie.
+DECIDING_SETTINGS: tuple[str, ...] = (
+    "model",
+    *(key for key in INPUT_SETTINGS if key.startswith("archive.") and key != "archive.path"),
+    *(key for keys in OUTPUT_SETTINGS.values() for key in keys),
+)
+
 # Likeness of names (difflib's ratio, 0 to 1) from which one counts as a misspelling of the other.
 # 0.7 takes two wrong letters in eight and leaves `threshold` and the like without a wrong guess.
 _MISSPELLED = 0.7
@@ -222,6 +229,11 @@ def output_settings(settings: Mapping, stage: str) -> dict:
         key.rpartition(".")[2]: copy.deepcopy(_value(settings, key))
         for key in OUTPUT_SETTINGS[stage]
     }
+
+
+def deciding_settings(settings: Mapping) -> dict:
+    """DECIDING_SETTINGS, by dotted key."""
+    return {key: copy.deepcopy(_value(settings, key)) for key in DECIDING_SETTINGS}
 
 
 def dump_settings(settings: Mapping, path: Path) -> None:

@@ -1,5 +1,6 @@
 """A small finished run, made by the stages themselves but for the detector, for tests to change."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -186,7 +187,7 @@ def select(mine: StageStore, shard: str, documents: list[str]) -> list[tuple[str
             computed.append((mine.stage, document))
             with mine.replace(document, wanted) as draft:
                 pages.finish_document(*inputs, MODEL, mine, draft)
-    write_datasets(mine, shard, documents)
+    write_datasets(mine, shard, documents, {"model": json.dumps(MODEL, sort_keys=True)})
     return computed
 
 

@@ -150,7 +150,8 @@ def clone(target):
         shutil.copytree(
             REPOSITORY / name, target / name, ignore=skip, copy_function=shutil.copyfile
         )
-    shutil.copyfile(REPOSITORY / "Snakefile", target / "Snakefile")
+    for name in ("Snakefile", "CITATION.cff"):
+        shutil.copyfile(REPOSITORY / name, target / name)
     return target
 
 

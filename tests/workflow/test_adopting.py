@@ -5,7 +5,7 @@ import sys
 
 from conftest import DOCUMENTS, REPOSITORY, SHARDS, SMALL, clone, demo, planned_jobs, tables
 
-SUMMARY = {"summarize_archive", "check_failures"}
+SUMMARY = {"summarize_archive", "describe_run", "check_failures"}
 AFTER_IMAGES = {"detect_layout", "select_regions", "crop_regions", *SUMMARY}
 
 

@@ -136,7 +136,7 @@ def test_hostile_names_and_damaged_documents(tmp_path, page):
     run = run_workflow(directory, "--config", f"archive={archive}", ok=False)
 
     # Everything is done, then the run ends with what is wrong and how to accept it.
-    assert run.jobs.keys() > {"summarize_archive", "check_failures"}
+    assert run.jobs.keys() > {"summarize_archive", "describe_run", "check_failures"}
     assert "Too much failed" in run.output
     accept = re.search(r"--config '(failures=\{max_failed_fraction: [0-9.]+\})'", run.output)[1]
 

@@ -25,7 +25,8 @@ DROPPING = {"images": {**SETTINGS["images"], "keep": False, "wave": 1}}
 WITH_IMAGES = DOCUMENTS - {"broken.pdf"}
 #: Another detection, and the settings of the file that say the same.
 OTHER, AS_FILE = "detection={polygons: false}", {"detection": {"polygons": False}}
-AFTER_DETECTION = {"select_regions", "crop_regions", "summarize_archive", "check_failures"}
+SUMMARY = {"summarize_archive", "describe_run", "check_failures"}
+AFTER_DETECTION = {"select_regions", "crop_regions", *SUMMARY}
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ sys.path.append(str(REPOSITORY / "tests/unit"))
 from scores import between
 
 DATASETS = ("images", "detected_pages", "pages")
-SUMMARY = {"summarize_archive", "check_failures"}
+SUMMARY = {"summarize_archive", "describe_run", "check_failures"}
 AFTER_REGIONS = {"select_regions", "crop_regions", *SUMMARY}
 
 
@@ -290,7 +290,7 @@ def test_deleted_tables_are_made_again_from_the_store(finished, deleted):
     assert tables(finished.directory) == before
 
 
-@pytest.mark.parametrize("name", ["documents.parquet", "summary.txt"])
+@pytest.mark.parametrize("name", ["documents.parquet", "provenance.json", "summary.txt"])
 def test_a_deleted_summary_is_made_again(finished, name):
     before = tables(finished.directory)
     (finished.directory / "results" / name).unlink()
