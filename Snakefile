@@ -24,6 +24,7 @@ rule all:
         expand_shards("results/crops/{shard}.parquet"),
         "results/documents.parquet",
         "results/failures.parquet",
+        "results/report.html",
         "results/summary.txt",
 
 
