@@ -41,9 +41,9 @@ NEIGHBOURS = 8
 FEWEST = 4
 #: A measure this many times the usual difference from the median of the neighbours is unlike them.
 UNLIKE = 6.0
-#: What differences of neighbours count for at least, or a page would be unlike others that are all alike:
-#: of darkness (a figure on the page makes 0.15), of the share covered, of the logarithms of area, aspect
-#: and height of type.
+#: What differences of neighbours count for at least, or a page would be unlike others that are all
+#: alike: of darkness (a figure on the page makes 0.15), of the share covered, of the logarithms of area,
+#: aspect and height of type.
 LEAST_SPREAD = (0.04, 0.05, 0.05, 0.03, 0.1)
 
 
@@ -150,10 +150,11 @@ def without_background(cells: np.ndarray) -> np.ndarray:
 
 
 def certainty(scores: np.ndarray) -> float | None:
-    """How sure the detector was of what it found on a page, 0 to 1, from the scores [N] of all detections.
+    """How sure the detector was of what it found on a page, 0 to 1, from the scores [N] of all
+    detections. None where there is none.
 
     Their mean, each weighted by itself: it hardly depends on how many doubtful ones the floor let
-    through. None where there is none.
+    through.
     """
     return float((scores**2).sum() / scores.sum()) if len(scores) else None
 
@@ -211,7 +212,12 @@ def document_flags(measures: Sequence[PageMeasures]) -> list[set[str]]:
 
 
 def _comparable(page: PageMeasures) -> tuple[float, ...]:
-    """What pages of a document have in common, in the order of LEAST_SPREAD."""
+    """What pages of a document have in common, in the order of LEAST_SPREAD.
+
+    Nothing is known of a page without regions: it is flagged in any case.
+    """
+    if not page.n_regions:
+        return (math.nan,) * len(LEAST_SPREAD)
     return (
         page.ink,
         page.covered,

@@ -69,11 +69,7 @@ function passes(page, filter) {
 /** A page's picture under its regions; with `labels`, their places and classes are written to them. */
 function sheet(page, regions, labels) {
   const what = `Page ${page.page} of ${page.document}, ${plural(page.regions.length, "region")}`;
-  const image = element("img", { src: page.picture, alt: what, decoding: "async" });
-  // So that there is room before it is decoded; pictures of ink are tiny, and are enlarged.
-  const scale = 720 / Math.max(page.width, page.height);
-  image.width = Math.max(1, Math.round(page.width * scale));
-  image.height = Math.max(1, Math.round(page.height * scale));
+  const image = element("img", { src: page.picture, alt: what });
   const overlay = svg("svg", { viewBox: `0 0 ${page.width} ${page.height}`, "aria-hidden": "true" });
   const size = Math.max(page.width, page.height) / 60;
   for (const [code, score, x, y, width, height, place] of regions) {
@@ -87,7 +83,9 @@ function sheet(page, regions, labels) {
     label.textContent = `${place} ${data.classes[code]}`;
     overlay.append(label);
   }
-  return element("span", { className: "sheet" }, image, overlay);
+  const made = element("span", { className: "sheet" }, image, overlay);
+  made.style.setProperty("--ratio", page.width / page.height);
+  return made;
 }
 
 function tags(page) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -18,7 +19,6 @@ import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from markupsafe import Markup
 
 import scanmill
 from scanmill.drawing import class_color
@@ -144,8 +144,8 @@ def render(
     )
     environment.filters |= {"number": _number, "percent": _percent, "duration": _duration}
     return environment.get_template("report.html.j2").render(
-        style=Markup(style),
-        script=Markup(script),
+        style=style,
+        script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
         data=_embedded(data),
@@ -282,7 +282,7 @@ def _scores(name: str, counts: ClassCounts) -> Histogram:
     # What lies below every threshold is empty: the axis begins with the first score there is.
     first = min(int(np.flatnonzero(counts.scores)[0]), 25)
     edges = SCORE_EDGES[first:]
-    labels = [f"{low:.2f} to {high:.2f}" for low, high in zip(edges, edges[1:], strict=False)]
+    labels = [f"{low:.2f} to {high:.2f}" for low, high in itertools.pairwise(edges)]
     places = [tick for tick in (0, 0.25, 0.5, 0.75, 1) if tick >= edges[0] - 1e-9]
     ticks = [((tick - edges[0]) / (1 - edges[0]), f"{tick:g}") for tick in places]
     return _histogram(name, name, counts.scores[first:], labels, ticks)
@@ -292,7 +292,7 @@ def _areas(name: str, counts: ClassCounts) -> Histogram:
     edges = AREA_EDGES
     labels = [
         f"{_percent(low)} to {_percent(high)} of the page"
-        for low, high in zip(edges, edges[1:], strict=False)
+        for low, high in itertools.pairwise(edges)
     ]
     ticks = [
         (place / 4, text) for place, text in enumerate(("0.01 %", "0.1 %", "1 %", "10 %", "100 %"))
@@ -324,10 +324,10 @@ def _columns(table: pa.Table, names: Sequence[str]) -> dict[str, list]:
     return {name: table[name].to_pylist() for name in names}
 
 
-def _embedded(data: Mapping[str, Any]) -> Markup:
+def _embedded(data: Mapping[str, Any]) -> str:
     """Plain data as JSON that cannot end the element it stands in; texts as they are shown."""
     text = json.dumps(_shown(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _shown(value: Any) -> Any:  # noqa: ANN401

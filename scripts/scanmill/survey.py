@@ -80,7 +80,7 @@ class Survey:
     flagged_by_document: dict[str, int] = field(default_factory=dict)
     """Of documents that have some."""
     kept: dict[tuple[str, ...], list[_Kept]] = field(default_factory=dict)
-    """("flag", its name), ("class", its name, the band of scores) or ("any",) -> pages to choose from."""
+    """("flag", name), ("class", name, band of scores) or ("any",) -> pages to choose from."""
 
     def add_shard(self, pages: Path, regions: Path, detected_pages: Path) -> None:
         """Count the tables of a shard."""
