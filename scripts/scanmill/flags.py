@@ -119,14 +119,14 @@ def measure_page(
 ) -> PageMeasures:
     """The measures of a page, a row of `pages`.
 
-    `ink` are the INK_CELLS x INK_CELLS cells of `detected_pages`, `regions` and `detections` the page's
-    rows of these tables.
+    `ink` are the INK_CELLS x INK_CELLS cells of `detected_pages`, or None where they are not known;
+    `regions` and `detections` are the page's rows of these tables.
     """
     width, height = page["width"], page["height"]
     boxes = np.stack([regions[name].to_numpy() for name in BOX_COLUMNS], axis=1)
     boxes = (boxes / [width, height, width, height]).clip(0, 1)
     covered = cover(boxes)
-    cells = np.zeros(INK_CELLS**2) if ink is None else np.asarray(ink) / 255
+    cells = np.full(INK_CELLS**2, np.nan) if ink is None else np.asarray(ink) / 255
     cells = without_background(cells.reshape(INK_CELLS, INK_CELLS))
     total = cells.sum()
     return PageMeasures(
@@ -179,12 +179,13 @@ def cover(boxes: np.ndarray) -> np.ndarray:
 
 def page_flags(page: Mapping[str, Any], measures: PageMeasures) -> set[str]:
     """The flags of a page by itself; `page` is its row of `pages`."""
-    empty, inked = not measures.n_regions, measures.ink >= NOT_BLANK
-    letters = measures.type_height
+    empty, letters = not measures.n_regions, measures.type_height
     named = {
-        "blank": empty and letters is None and not inked,
+        "blank": empty and letters is None and measures.ink < NOT_BLANK,
         "capped": page["capped"],
-        "ink_outside": not empty and inked and measures.ink_outside > INK_OUTSIDE,
+        "ink_outside": not empty
+        and measures.ink >= NOT_BLANK
+        and measures.ink_outside > INK_OUTSIDE,
         "large_region": measures.largest > LARGE_REGION,
         "no_regions": empty,
         "reduced_dpi": page["message"] is not None,
@@ -195,13 +196,14 @@ def page_flags(page: Mapping[str, Any], measures: PageMeasures) -> set[str]:
 
 def document_flags(measures: Sequence[PageMeasures]) -> list[set[str]]:
     """The flags that compare each page of a document, in their order, with those around it."""
+    if not measures:
+        return []
     certain = np.array([each.certainty for each in measures], float)[:, None]
     middle, spread = _neighbours(certain)
     with np.errstate(invalid="ignore"):  # Nothing is less or more than what is not known.
         collapsed = middle - certain > np.maximum(COLLAPSE, COLLAPSE_SPREAD * spread)
         low = (collapsed | (certain < NO_IDEA))[:, 0]
-        values = np.array([_comparable(each) for each in measures], float)
-        values = values.reshape(-1, len(LEAST_SPREAD))
+        values = np.array([_comparable(each) for each in measures])
         middle, spread = _neighbours(values)
         far = np.abs(values - middle) > UNLIKE * np.maximum(spread, LEAST_SPREAD)
     unlike = far.any(axis=1)
