@@ -99,7 +99,7 @@ def test_it_tells_what_was_done_and_what_failed(tmp_path):
         "Pages to look at 4 33 %",
         "Documents that failed 1",
         "render_pages 1 12 4.0 s 3.00 512 MB",
-        "text 10 10 0.77 20 %",
+        "text 10 10 0.77 21 %",
         "images corrupt 1 lost.pdf : cannot open a.pdf",
         "--reason corrupt",
         "scanmill-layout",
