@@ -97,9 +97,10 @@ def make_archive(archive: Path, documents: int, each: int, seed: int) -> dict[tu
         folder.mkdir(parents=True)
         pdf = archive.parent / "ordinary.pdf"
         BUILDERS[number % len(BUILDERS)](pdf, LENGTH, seed * 1000 + number)
-        pages = [(None, page) for page in draw_pages(pdf)]
+        ordinary = list(draw_pages(pdf))
+        pages = [(None, page) for page in ordinary]
         for kind in dealt[number::documents]:
-            like = pages[int(rng.integers(len(pages)))][1]
+            like = ordinary[int(rng.integers(len(ordinary)))]
             pages.insert(int(rng.integers(len(pages) + 1)), (kind, PLANTS[kind](rng, like)))
         for place, (kind, page) in enumerate(pages, start=1):
             cv2.imwrite(str(folder / f"{place:03d}.jpg"), page)
@@ -135,7 +136,7 @@ def describe(planted: dict[tuple, str], flags: dict[tuple, list[str]]) -> Iterat
 def main() -> None:
     """Make an archive, run the workflow, print what is flagged."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--documents", type=int, default=16)
+    parser.add_argument("--documents", type=int, default=12)
     parser.add_argument("--each", type=int, default=10, help="planted pages of each kind")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()

@@ -146,7 +146,8 @@ def test_pages_that_are_alike_are_not_unlike_each_other():
         USUAL._replace(certainty=rng.normal(0.9, 0.02), ink=rng.normal(0.08, 0.02))
         for _ in range(300)
     ]
-    assert not any(document_flags(pages))
+    # By chance a few differ by three of their usual differences.
+    assert sum(map(bool, document_flags(pages))) <= 3
 
 
 def test_a_page_whose_scores_collapse_is_flagged():
