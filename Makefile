@@ -25,7 +25,8 @@ IN_ENV = . .venv/bin/activate &&
 
 .PHONY: help env demo test test-packages test-slurm fuzz lint format doctor benchmark benchmark-rendering \
 	benchmark-reliability benchmark-memory benchmark-disk benchmark-accuracy benchmark-growth \
-	benchmark-scale benchmark-exports synthesis-packages train-shipped-model test-bare-machine clean check-python broken
+	benchmark-scale benchmark-exports benchmark-flags benchmark-report synthesis-packages train-shipped-model \
+	test-bare-machine clean check-python broken
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [TORCH=pypi|cpu|cu126] [DETECTRON2=pypi|installed]"
@@ -115,6 +116,12 @@ benchmark-scale: env  ## planning, unchanged archives, one more document at 10^3
 
 benchmark-exports: env  ## seconds and memory of each export of 100 000 regions (5 minutes) [REGIONS=100000]
 	$(IN_ENV) python tests/benchmarks/exports.py --regions $(or $(REGIONS),100000)
+
+benchmark-flags: env  ## which planted pages are flagged, and which ordinary ones are (5 minutes) [SEED=1]
+	$(IN_ENV) python tests/benchmarks/flags.py --seed $(or $(SEED),1)
+
+benchmark-report: env  ## seconds and memory of the report on a large run [ROWS=100000]
+	$(IN_ENV) python tests/benchmarks/report.py --rows $(or $(ROWS),100000)
 
 synthesis-packages:  ## as root, on Debian 12: Chromium, typefaces, texts and pictures that synthetic pages are made of (5 GB)
 	scripts/install_synthesis_packages.sh

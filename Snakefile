@@ -26,6 +26,7 @@ rule all:
         "results/documents.parquet",
         "results/failures.parquet",
         "results/provenance.json",
+        "results/report.html",
         "results/summary.txt",
 
 

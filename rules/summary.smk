@@ -2,6 +2,7 @@
 #   results/documents.parquet   one row per document
 #   results/failures.parquet    one row per failed page, or document that never opened
 #   results/provenance.json     where the results come from; also as ro-crate-metadata.json
+#   results/report.html         what was done, what failed, pages to look at: for a browser
 #   results/summary.txt         counts and failures for people; missing while too much has failed
 
 
@@ -9,19 +10,22 @@ rule summarize_archive:
     input:
         manifests=expand_shards("results/shards/{shard}.tsv"),
         images=expand_shards("results/images/{shard}.parquet"),
+        detected_pages=expand_shards("results/detected_pages/{shard}.parquet"),
+        regions=expand_shards("results/regions/{shard}.parquet"),
         pages=expand_shards("results/pages/{shard}.parquet"),
         crops=expand_shards("results/crops/{shard}.parquet"),
         ocr=expand_text_if_enabled,
     output:
         documents="results/documents.parquet",
         failures="results/failures.parquet",
+        report="results/report.html",
     log:
         "logs/summarize_archive.log",
     benchmark:
         "benchmarks/summarize_archive.tsv"
     conda:
         "../envs/scanmill.yaml"
-    threads: 1
+    threads: 2
     message:
         "Summary of the archive"
     script:

@@ -614,6 +614,9 @@ def describe_results(directory: Path) -> str:
         lines.append(f"  {shown:<18}{rows:>9} rows  {meaning}")
     lines += ["", *_describe_counts(results)]
     lines += _describe_page(directory)
+    report = results / "report.html"
+    if report.exists():
+        lines += ["", f"The report, for a browser: {report}"]
     return "\n".join(lines)
 
 

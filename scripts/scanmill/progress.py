@@ -136,7 +136,8 @@ class Progress:
     def finish(self) -> None:
         """Log the total."""
         elapsed = _duration(time.monotonic() - self.started)
-        logger.info("%s; done in %s", self.line(), elapsed)
+        computed = self.done_pages - self.reused_pages
+        logger.info("%s; computed %d pages; done in %s", self.line(), computed, elapsed)
 
 
 def _duration(seconds: float) -> str:

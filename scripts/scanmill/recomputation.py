@@ -23,9 +23,9 @@ from scanmill import store
 from scanmill.archive import Document, link_boundary
 from scanmill.crops import crop_page
 from scanmill.errors import UserError
+from scanmill.flags import OF_DOCUMENT, measure_page, page_flags
 from scanmill.maintenance import dataset_file
 from scanmill.model_folders import model_digest, read_card
-from scanmill.pages import flags
 from scanmill.pdf_documents import choose_engines
 from scanmill.preprocessing import Page
 from scanmill.regions import select_regions
@@ -401,7 +401,10 @@ def _compare_regions(finding: Finding, settings: Mapping[str, Any]) -> None:
         finding.differences.append(f"regions: {said}")
     now = {name: outcome[name] for name in ("n_detections", "capped", "type_height")}
     now |= {"n_regions": regions.num_rows, "message": page["message"]}
-    now["flags"] = flags(now)
+    measures = measure_page({**page, **now}, outcome["ink"], regions, finding.rows["detections"])
+    # What compares it with other pages is not computed again: they are not at hand.
+    compared = OF_DOCUMENT.intersection(page["flags"])
+    now["flags"] = sorted(page_flags(now, measures) | compared)
     for name in now:
         if page[name] != now[name]:
             what = f"pages: {name} {_shown(page[name])} -> {_shown(now[name])}"

@@ -357,12 +357,12 @@ def fair_order(key: np.ndarray, levels: Sequence[np.ndarray]) -> np.ndarray:
     """
     order = np.argsort(key)
     for groups in reversed(levels):
-        turns = _turns(groups[order])
+        turns = turns_of(groups[order])
         order = order[np.lexsort((key[order], turns))]
     return order
 
 
-def _turns(groups: np.ndarray) -> np.ndarray:
+def turns_of(groups: np.ndarray) -> np.ndarray:
     """[N] int64: how many of the same group come before."""
     places = np.argsort(groups, kind="stable")
     ordered = groups[places]

@@ -86,7 +86,7 @@ STAGES: dict[str, Stage] = {
             "tiles",
         ),
     ),
-    "regions": Stage(("regions", "pages"), "regions", ("pages", "regions")),
+    "regions": Stage(("regions", "pages"), "regions", ("flags", "pages", "regions")),
     "crops": Stage(("crop_images",), "crops", ("crops", "image_files")),
     "ocr": Stage(("ocr",), "ocr", ("image_files", "lines", "ocr", "ocr_engines", "pdf_text")),
 }

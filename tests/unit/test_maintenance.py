@@ -239,6 +239,13 @@ def test_a_hundred_thousand_documents_are_counted_in_seconds(tmp_path):
 # A look at results
 
 
+def test_last_words_name_the_report(directory):
+    report = directory / "results" / "report.html"
+    assert "report" not in maintenance.describe_results(directory)
+    report.touch()
+    assert maintenance.describe_results(directory).endswith(str(report))
+
+
 def test_results_are_described(finished, directory):
     said = maintenance.describe_results(finished)
     assert "5 documents with 8 pages in tables. Failed: 2 pages, 1 whole documents." in said

@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import scanmill
-from scanmill.pages import SMALL_TYPE, finish_document, flags, inputs_digest
+from scanmill.flags import SMALL_TYPE
+from scanmill.pages import finish_document, inputs_digest
 from scanmill.store import StageStore
 from scanmill.tables import SCHEMA_VERSION, SCHEMAS, from_rows, read_metadata, read_table
 
@@ -115,7 +116,12 @@ def test_every_page_has_its_final_row(finished):
     assert [row["n_regions"] for row in rows] == [2, None, 0, None]
     assert [row["n_detections"] for row in rows] == [3, None, 3, None]
     assert [row["capped"] for row in rows] == [False, None, True, None]
-    assert [row["flags"] for row in rows] == [[], None, ["capped", "no_regions"], None]
+    assert [row["flags"] for row in rows] == [
+        [],
+        None,
+        ["capped", "low_scores", "no_regions"],
+        None,
+    ]
     assert rows[1]["message"] == "a bad page"
     assert rows[3]["message"] == "too large"
     images = tables()[0].to_pylist()
@@ -177,7 +183,7 @@ def test_classes_and_thresholds_are_those_of_the_settings(tmp_path):
     rows = store.read(NAME, "regions").to_pylist()
     assert [(row["page"], row["region"]) for row in rows] == [(1, 1), (1, 2), (1, 3), (3, 1)]
     flagged = [row["flags"] for row in store.read(NAME, "pages").to_pylist()]
-    assert flagged == [[], None, ["capped"], None]
+    assert flagged == [[], None, ["capped", "low_scores"], None]
 
 
 def test_document_that_never_opened_is_one_row(tmp_path):
@@ -205,13 +211,31 @@ def test_tables_do_not_tell_when_they_were_made(finished, tmp_path):
         assert other.read_bytes() == path.read_bytes()
 
 
-def test_flags_are_sorted_names():
-    note = "rendered at 50 dpi"
-    every = ["capped", "no_regions", "reduced_dpi", "small_type"]
-    page = {"capped": True, "n_regions": 0, "message": note, "type_height": SMALL_TYPE - 0.01}
-    assert flags(page) == every
-    page = {"capped": False, "n_regions": 1, "message": None, "type_height": SMALL_TYPE}
-    assert flags(page) == flags({**page, "type_height": None}) == []
+def test_flags_are_sorted_names(tmp_path):
+    images, outcomes, detections = tables()
+    rows = outcomes.to_pylist()
+    rows[1] |= {"type_height": SMALL_TYPE - 0.01}
+    store, _ = finish(tmp_path, images, from_rows("detected_pages", rows), detections)
+    flagged = store.read(NAME, "pages")["flags"].to_pylist()[2]
+    assert flagged == ["capped", "low_scores", "no_regions", "small_type"]
+
+
+def test_pages_are_compared_with_those_around_them(tmp_path):
+    images = [image_row(page) for page in range(1, 11)]
+    outcomes = [outcome_row(page) for page in range(1, 11)]
+    found = [detection_row(page, 1, 0.6 if page == 4 else 0.9, 500) for page in range(1, 11)]
+    found[6]["y_max"] = 1400.0
+    store, _ = finish(
+        tmp_path,
+        from_rows("images", images),
+        from_rows("detected_pages", outcomes),
+        from_rows("detections", found),
+    )
+    flagged = store.read(NAME, "pages")["flags"].to_pylist()
+    assert [(page, names) for page, names in enumerate(flagged, 1) if names] == [
+        (4, ["low_scores"]),
+        (7, ["unlike_neighbours"]),
+    ]
 
 
 def test_what_is_to_know_of_an_image_stays_with_its_page(tmp_path):
@@ -240,6 +264,7 @@ def test_inputs_are_what_regions_are_made_from():
     others = [
         (changed(images, "images", width=1001), outcomes, detections, MODEL),
         (images, changed(outcomes, "detected_pages", capped=True), detections, MODEL),
+        (images, changed(outcomes, "detected_pages", ink=[9] * 1024), detections, MODEL),
         (images, outcomes, changed(detections, "detections", score=0.91), MODEL),
         (images, outcomes, detections.slice(1), MODEL),
         (images, outcomes, detections, {**MODEL, "digest": "4567"}),

@@ -198,4 +198,4 @@ def test_every_document_is_logged_with_its_outcome(clock, caplog):
     messages = [record.message for record in caplog.records]
     assert messages[:3] == ["computed a b.pdf", "reused b.pdf", "retried 100%25.pdf"]
     assert "3 of 3 documents (1 reused)" in messages[-1]
-    assert messages[-1].endswith("; done in 1:02:05")
+    assert messages[-1].endswith("; computed 0 pages; done in 1:02:05")

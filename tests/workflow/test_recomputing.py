@@ -80,6 +80,7 @@ def test_nothing_differs_in_a_finished_run(undisturbed):
         ("detections", "class_name", lambda _: "figures", {"detections: row", "regions: "}),
         ("regions", "x_min", lambda x: x + 5, {"regions: row", "crops: row"}),
         ("pages", "n_regions", lambda n: n + 1, {"pages: n_regions"}),
+        ("pages", "flags", lambda flags: ["capped", *flags], {"pages: flags"}),
         ("crops", "y_max", lambda y: y + 1, {"crops: row"}),
     ],
 )
@@ -91,6 +92,11 @@ def test_a_value_edited_in_record_and_table(finished, dataset, column, value, sa
         [line] = [line for line in found[CHANGED] if line.startswith(text)]
         assert f"{column} " in line or "rows ->" in line
     assert len(found[CHANGED]) == len(said)
+
+
+def test_flags_that_other_pages_decide_are_not_computed_again(finished):
+    edit(finished, "pages", "flags", lambda flags: [*flags, "unlike_neighbours"])
+    assert differing(finished) == {}
 
 
 @pytest.mark.parametrize(

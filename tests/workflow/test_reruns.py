@@ -290,7 +290,9 @@ def test_deleted_tables_are_made_again_from_the_store(finished, deleted):
     assert tables(finished.directory) == before
 
 
-@pytest.mark.parametrize("name", ["documents.parquet", "provenance.json", "summary.txt"])
+@pytest.mark.parametrize(
+    "name", ["documents.parquet", "provenance.json", "report.html", "summary.txt"]
+)
 def test_a_deleted_summary_is_made_again(finished, name):
     before = tables(finished.directory)
     (finished.directory / "results" / name).unlink()
