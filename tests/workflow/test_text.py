@@ -3,17 +3,19 @@
 import shutil
 
 import pytest
-from conftest import contents, rows, tables
+from conftest import Finished, contents, copy, rows, tables
 
 SUMMARY = {"summarize_archive", "check_failures"}
 WITH_TEXT = "ocr={enabled: true}"
 
 
+def key(row):
+    return row["document"], row["page"], row["detection"]
+
+
 @pytest.fixture(scope="module")
 def read(undisturbed, tmp_path_factory):
     """The finished run, and its text; not to be changed."""
-    from conftest import Finished, copy
-
     folder = tmp_path_factory.mktemp("read")
     mine = Finished(
         copy(undisturbed.archive, folder / "archive"), copy(undisturbed.directory, folder / "run")
@@ -25,23 +27,15 @@ def read(undisturbed, tmp_path_factory):
 
 @pytest.fixture
 def finished(read, tmp_path):
-    from conftest import Finished, copy
-
     return Finished(
         copy(read.archive, tmp_path / "archive"), copy(read.directory, tmp_path / "run")
     )
 
 
 def test_every_region_but_pictures_has_its_text(read):
-    found = {
-        (row["document"], row["page"], row["detection"]): row for row in rows(read.directory, "ocr")
-    }
-    regions = rows(read.directory, "regions", "document", "page", "detection", "class_name")
-    wanted = {
-        (row["document"], row["page"], row["detection"])
-        for row in regions
-        if row["class_name"] != "figure"
-    }
+    found = {key(row): row for row in rows(read.directory, "ocr")}
+    regions = rows(read.directory, "regions")
+    wanted = {key(row) for row in regions if row["class_name"] != "figure"}
     assert found.keys() == wanted
     assert wanted
     sources = {(row["document"], row["source"]) for row in found.values()}
