@@ -54,7 +54,7 @@ NEEDS = {
     "detect_layout_cpu": Need(10_000, 50, 30, 3.0),
     "select_regions": Need(1000, 100, 10, 0.05),
     "crop_regions": Need(4000, 50, 20, 0.3),
-    "recognize_text": Need(8000, 50, 30, 30.0),
+    "recognize_text": Need(4000, 50, 30, 30.0),
 }
 
 
