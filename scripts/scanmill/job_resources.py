@@ -48,6 +48,7 @@ PAGES_PER_DOCUMENT = 10
 
 #: Measured peaks (`make benchmark-memory`, R50-FPN at 800 px) doubled, times of one core tripled. Rows
 #: of tables are held by shard; images by page, and each of four workers may have one of 200 megapixels.
+#: `recognize_text` had 1.0 GB with two workers over the demo archive, on a machine that others shared.
 NEEDS = {
     "render_pages": Need(4000, 5, 20, 0.5),
     "detect_layout": Need(10_000, 50, 30, 0.5),
