@@ -25,8 +25,8 @@ IN_ENV = . .venv/bin/activate &&
 
 .PHONY: help env demo test test-packages test-slurm fuzz lint format doctor benchmark benchmark-rendering \
 	benchmark-reliability benchmark-memory benchmark-disk benchmark-accuracy benchmark-growth \
-	benchmark-scale benchmark-exports benchmark-flags benchmark-report synthesis-packages train-shipped-model \
-	test-bare-machine clean check-python broken
+	benchmark-scale benchmark-ocr benchmark-exports benchmark-flags benchmark-report synthesis-packages \
+	train-shipped-model test-bare-machine clean check-python broken
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [TORCH=pypi|cpu|cu126] [DETECTRON2=pypi|installed]"
@@ -61,11 +61,11 @@ demo: env demo/archive  ## run the workflow on an archive made for it; show what
 demo/archive: | env
 	$(IN_ENV) python scripts/make_demo_archive.py --output demo
 
-test-packages:  ## install what some tests need beside the environment, where that needs no password: Chromium, Slurm
+test-packages:  ## install what some tests need beside the environment, where that needs no password: Chromium, Slurm, Tesseract
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
 		apt-get -qq install -y --no-install-recommends chromium fontconfig fonts-dejavu fonts-liberation \
-		munge slurm-client slurmctld slurmd; } || echo "They cannot be installed: tests that need them are skipped."; \
-	else echo "Not root, or no apt-get: tests that need Chromium or Slurm are skipped unless they are there."; fi
+		munge slurm-client slurmctld slurmd tesseract-ocr tesseract-ocr-eng tesseract-ocr-deu; } || echo "They cannot be installed: tests that need them are skipped."; \
+	else echo "Not root, or no apt-get: tests that need Chromium, Slurm or Tesseract are skipped unless they are there."; fi
 
 test: env  ## run the tests, those of two files side by side
 	$(IN_ENV) pytest --numprocesses 2 --dist loadfile
@@ -122,6 +122,9 @@ benchmark-flags: env  ## which planted pages are flagged, and which ordinary one
 
 benchmark-report: env  ## seconds and memory of the report on a large run [ROWS=100000]
 	$(IN_ENV) python tests/benchmarks/report.py --rows $(or $(ROWS),100000)
+
+benchmark-ocr: demo  ## wrong characters and regions/s of each OCR engine, on pages whose PDFs have the text [RUN=demo/run]
+	$(IN_ENV) python tests/benchmarks/ocr.py $(or $(RUN),demo/run)
 
 synthesis-packages:  ## as root, on Debian 12: Chromium, typefaces, texts and pictures that synthetic pages are made of (5 GB)
 	scripts/install_synthesis_packages.sh

@@ -282,6 +282,17 @@ def check_pdf_engines() -> Line:
     return Line("ok", "PDF", f"Poppler {poppler.group(1)}, {text}, jpegtran")
 
 
+def check_ocr_engines() -> Line:
+    """RapidOCR, and Tesseract with its languages: either recognizes text."""
+    rapidocr = find_version("rapidocr")
+    tesseract = re.search(r"tesseract v?(\S+)", run_tool("tesseract", "--version"))
+    if rapidocr == "missing" and not tesseract:
+        return Line("note", "OCR", "no engine: text is not recognized", "make env")
+    languages = ", ".join(run_tool("tesseract", "--list-langs").splitlines()[1:])
+    other = f"Tesseract {tesseract.group(1)} ({languages})" if tesseract else "no Tesseract"
+    return Line("ok", "OCR", f"RapidOCR {rapidocr}, {other}")
+
+
 def check_model(folder: Path) -> str:
     """What is wrong with a model folder; empty if its files have the sha256 of its model.json."""
     try:
@@ -344,6 +355,7 @@ def main() -> int:
         check_memory(),
         check_detectron2(),
         check_pdf_engines(),
+        check_ocr_engines(),
         check_models([directory, ROOT]),
         check_disk(directory),
     ]

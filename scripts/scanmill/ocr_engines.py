@@ -31,12 +31,13 @@ from scanmill.workers import limit_cpu, serve, too_much_memory, too_slow
 if TYPE_CHECKING:
     from rapidocr import RapidOCR
 
-#: RapidOCR looks for lines at this resolution, dots per inch, and reads them at the crop's own: of clean
-#: pages of 300 dpi it finds the same lines at 150 as at 300, in a quarter of the time.
+#: RapidOCR looks for lines at this resolution, dots per inch, and reads them at the crop's own. On 50
+#: clean regions of 300 dpi, 0.01 % of the characters are wrong then, as with lines looked for at 300 dpi,
+#: which takes four times as long; on 15 of 150 dpi none are, and 1.6 % with lines looked for at 75 dpi.
 DETECTION_DPI = 150.0
 #: The most that a crop is made smaller or larger for that: a resolution may be wrong.
 SCALES = (0.25, 2.0)
-#: White that is put around a crop for RapidOCR, in pixels: lines at the very edge are found with it.
+#: White that is put around a crop for RapidOCR, in pixels, lest letters touch its edge.
 MARGIN = 10
 
 #: The languages that RapidOCR's model (PP-OCRv6 small, in its wheel) reads, by Tesseract's names: of
@@ -179,8 +180,8 @@ def read_with_rapidocr(
 def load_rapidocr() -> RapidOCR:
     """RapidOCR with the models of its wheel, on one thread: crops are read side by side instead.
 
-    One line at a time, since a batch of lines is padded to its widest, so that what a line reads would
-    depend on the others.
+    One line at a time, since a batch of lines is padded to its widest, so that what a line reads might
+    depend on the others; on CPUs, batches of six take a fifth longer, too.
     """
     cv2.setNumThreads(1)
     from rapidocr import RapidOCR
@@ -231,7 +232,8 @@ def _read_pixels(reader: RapidOCR, pixels: np.ndarray, dpi: float) -> list[Line]
 def read_with_tesseract(
     task: Mapping[str, Any], tell: Callable[[int], None]
 ) -> Iterator[tuple[int, list[Line] | Failure]]:
-    """All crops by one process, whose start takes as long as a crop; what it leaves out one by one."""
+    """All crops by one process, whose start takes 0.15 s, and a crop of nine lines 0.2 s; what it leaves
+    out one by one."""
     crops, limits = [Path(crop["path"]) for crop in task["crops"]], task["limits"]
     languages, done = "+".join(task["languages"]), {}
     limit_cpu(limits["cpu_seconds"] * len(crops))
@@ -262,7 +264,7 @@ def _call_tesseract(
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=patience,
-            # Several threads make one crop little faster, and all together slower.
+            # On 2 cores a crop takes 0.4 s with one thread, and 1.1 s with as many as it likes.
             env={**os.environ, "OMP_THREAD_LIMIT": "1"},
             check=False,
         )
@@ -315,7 +317,7 @@ def reason_of_death(code: int, what: str, limits: Mapping[str, float]) -> Failur
 
 
 def prepare(task: Mapping[str, Any]) -> None:
-    """Import what a task needs, which takes longer than to read a crop."""
+    """Import what a task needs: 0.9 s, and a crop of nine lines is read in 0.5 s."""
     if task.get("engine") == "rapidocr":
         import_module("rapidocr.main")
         import_module("rapidocr.inference_engine.onnxruntime")

@@ -31,8 +31,8 @@ from scanmill.lines import SAME_LINE, Line, join_pieces
 UNUSABLE = 0.05
 #: Of a region's area: less than a drop capital or a formula that is an image takes.
 IMAGE_SHARE = 0.3
-#: Of a region's area. Regions are cropped with some padding, and last lines are short: of the regions
-#: with all their text in the PDF, 99 % have more than 0.6.
+#: Of a region's area. Regions are cropped with some padding, and last lines are short: of 197 regions of
+#: text, titles, lists and tables on the demo archive's born-digital pages none has less than 0.63.
 COVERED = 0.5
 
 #: Unicode's general categories of what is no text: control, surrogate, private use, not assigned.

@@ -28,7 +28,7 @@ def test_this_environment_works():
     status, lines = run_doctor()
     assert [line[1] for line in lines] == [
         *("Python", "packages", "torch", "GPU", "CPU"),
-        *("memory", "detectron2", "PDF", "models", "disk"),
+        *("memory", "detectron2", "PDF", "OCR", "models", "disk"),
     ]
     states = {line[1]: line[0] for line in lines}
     assert states["packages"] in ("ok", "note")
@@ -40,7 +40,7 @@ def test_without_any_package_it_names_the_problems():
     status, lines = run_doctor("-I", "-S")  # no site-packages
     problems = {line[1] for line in lines if line[0] == "PROBLEM"}
     assert status == 1
-    assert len(lines) == 10
+    assert len(lines) == 11
     assert {"packages", "torch", "detectron2", "PDF"} <= problems
     assert all("->" in line for line in lines if line[0] == "PROBLEM")
 

@@ -185,7 +185,10 @@ def test_layers_share_nothing(tmp_path):
         ({"crops": {"jpg_quality": 1}}, "Did you mean crops.jpeg_quality?"),
         ({"Images": {"dpi": 1}}, "Did you mean images or dataset.images?"),
         ({"limits": {}}, "Did you mean images.limits?"),
-        ({"classes": ["a"]}, "Did you mean regions.classes or crops.classes or dataset.classes?"),
+        (
+            {"classes": ["a"]},
+            "Did you mean regions.classes or crops.classes or ocr.classes or dataset.classes?",
+        ),
         ({"detection.score_floor": 1}, "Write detection: {score_floor: ...}."),
         ({"images": {"limits.cpu_seconds": 1}}, "Write images: {limits: {cpu_seconds: ...}}."),
         (

@@ -39,6 +39,7 @@ TARGETS = {
     "detections",
     "regions",
     "crops",
+    "ocr",
     "models",
     "synthesis",
     "train",

@@ -12,6 +12,8 @@ RULES = {  # `all` is what nearly every other test asks for.
     "detections": DETECT,
     "regions": DETECT | {"select_regions"},
     "crops": DETECT | {"select_regions", "crop_regions"},
+    # Who asks for it gets it, `ocr.enabled` or not.
+    "ocr": DETECT | {"select_regions", "crop_regions", "recognize_text"},
 }
 MADE = {
     "plan": "shards/00000.tsv",
@@ -20,6 +22,7 @@ MADE = {
     "detections": "detections/00000.parquet",
     "regions": "regions/00000.parquet",
     "crops": "crops/00000.parquet",
+    "ocr": "ocr/00000.parquet",
 }
 
 
