@@ -66,8 +66,8 @@ PICTURES = frozenset(
     }
 )
 
-#: Crops that a worker reads at a time: its process loads RapidOCR's models anew, which takes half as long
-#: as a crop.
+#: Crops that a worker reads at a time: its process loads RapidOCR's models anew, which takes half as
+#: long as a crop.
 CROPS_PER_TASK = 16
 #: Documents whose PDFs are read ahead, and batches that wait, for each worker.
 AHEAD = 2

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from rapidocr import RapidOCR
 
 #: RapidOCR looks for lines at this resolution, dots per inch, and reads them at the crop's own. On 50
-#: clean regions of 300 dpi, 0.01 % of the characters are wrong then, as with lines looked for at 300 dpi,
-#: which takes four times as long; on 15 of 150 dpi none are, and 1.6 % with lines looked for at 75 dpi.
+#: clean regions of 300 dpi, 0.01 % of the characters are wrong then, as with lines looked for at 300
+#: dpi, which takes four times as long; on 15 of 150 dpi none are, and 1.6 % with those of 75 dpi.
 DETECTION_DPI = 150.0
 #: The most that a crop is made smaller or larger for that: a resolution may be wrong.
 SCALES = (0.25, 2.0)

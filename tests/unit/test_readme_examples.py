@@ -22,7 +22,8 @@ EXAMPLES = [
             r"^```python\n(.*?)^```$", file.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
         )
     )
-    if "results/" in code
+    # With an engine of the reader's own: test_readme_text.py.
+    if "results/" in code and "my_ocr" not in code
 ]
 
 

@@ -138,9 +138,7 @@ def test_job_over_its_memory_is_tried_again_with_more(submitted, undisturbed):
     forget_results(directory, {("detections", shard): documents})
     # The detector takes a gigabyte.
     little = "detect_layout:mem_mb=400"
-    run = run_workflow(
-        *arguments, "--set-resources", little, "--retries", "0", ok=False, **options
-    )
+    run = run_workflow(*arguments, "--set-resources", little, "--retries", "0", ok=False, **options)
     assert "Error in rule detect_layout" in run.output
     assert f"results/detections/{shard}.parquet" in run.output
     run = run_workflow(*arguments, "--set-resources", f"{little}+4000*(attempt-1)", **options)
