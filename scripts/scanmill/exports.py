@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
@@ -30,6 +31,7 @@ from scanmill.dropped_images import Renderer
 from scanmill.errors import UserError
 from scanmill.image_files import Unusable, read_bytes
 from scanmill.layout_xml import alto, page_xml
+from scanmill.lines import kept_once
 from scanmill.maintenance import (
     check_finished,
     choose_documents,
@@ -41,6 +43,7 @@ from scanmill.maintenance import (
 )
 from scanmill.outputs import check_output, new_file, new_folder
 from scanmill.progress import INTERVAL
+from scanmill.regions import BOX_COLUMNS
 from scanmill.rendering import source_files
 from scanmill.sampling import describe_sample, sample_pages
 from scanmill.searchable_pdf import PdfPage, write_searchable_pdf
@@ -102,6 +105,15 @@ class Page(NamedTuple):
     """Of `pages`."""
     regions: list[dict[str, Any]]
     """Rows of `regions` in reading order, with the columns of the text table, null without."""
+
+    def lines(self) -> list[list[dict[str, Any]]]:
+        """The lines of each region, but those once that two regions share; `lines` has been read."""
+        lines = [region["lines"] or [] for region in self.regions]
+        every = [line for each in lines for line in each]
+        boxes = np.array([[line[side] for side in BOX_COLUMNS] for line in every], float)
+        kept = kept_once(boxes.reshape(-1, 4), np.repeat(np.arange(len(lines)), [*map(len, lines)]))
+        chosen = iter(kept)
+        return [[line for line in each if next(chosen)] for each in lines]
 
 
 class Pages(NamedTuple):
@@ -296,11 +308,12 @@ def _own_columns(run: Run) -> dict[str, dict[str, str]]:
 
 def write_text(run: Run, output: Path) -> str:
     """A text file per document: regions in reading order, a blank line between them, a form feed between
-    pages; a page that failed is empty, so that pages can be counted."""
+    pages; a page that failed is empty, so that pages can be counted. Lines that regions share are there
+    once."""
     need_text(run, "text")
     names, count = file_names(run.names, ".txt"), 0
     with new_folder(output) as draft:
-        for document in _documents(run, ("text",)):
+        for document in _documents(run, ("lines",)):
             text = {page.row["page"]: _page_text(page) for page in document}
             pages = [text.get(row["page"], "") for row in document.rows]
             path = _created(draft, names[document.name])
@@ -310,7 +323,8 @@ def write_text(run: Run, output: Path) -> str:
 
 
 def _page_text(page: Page) -> str:
-    texts = [region["text"].replace("\f", "\n") for region in page.regions if region["text"]]
+    regions = ("\n".join(line["text"] for line in lines) for lines in page.lines())
+    texts = [text.replace("\f", "\n") for text in regions if text]
     return "\n\n".join(texts) + "\n" * bool(texts)
 
 
@@ -578,12 +592,12 @@ def _submit(
 def _pdf_page(page: Page, image: str | None) -> PdfPage:
     """A page of a PDF. Where its own page is kept (no `image`), it has what was read from it."""
     row = page.row
-    sides = ("text", "x_min", "y_min", "x_max", "y_max")
+    sides = ("text", *BOX_COLUMNS)
     lines = [
         [line[side] for side in sides]
-        for region in page.regions
+        for region, lines in zip(page.regions, page.lines(), strict=True)
         if image is not None or region["source"] != "pdf"
-        for line in region["lines"] or ()
+        for line in lines
     ]
     dpi = (row["dpi_x"], row["dpi_y"])
     size = (row["width"], row["height"])

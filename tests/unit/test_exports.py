@@ -105,6 +105,14 @@ def test_texts_are_in_reading_order_with_a_form_feed_between_pages(run, tmp_path
     assert capsys.readouterr().err == "left out, none of its pages is ok: c.tif (timeout)\n"
 
 
+def test_lines_that_two_regions_share_are_in_the_text_once(tmp_path):
+    inside = ("text", 0.9, (10, 20, 80, 60), None), ("text", 0.8, (10, 20, 80, 40), None)
+    run = write_run(tmp_path / "run", {"a.pdf": [Page(inside)]}, shards=1)
+    add_text(run, {("a.pdf", 1, 1): "one\ntwo", ("a.pdf", 1, 2): "one"})
+    export_results(run, "text", tmp_path / "text")
+    assert (tmp_path / "text" / "a.pdf.txt").read_text(encoding="utf-8") == "one\ntwo\n"
+
+
 def test_without_text_the_command_that_makes_it_is_named(bare, tmp_path):
     for form in ("text", "pdf"):
         with pytest.raises(UserError, match="ocr") as error:
