@@ -31,7 +31,6 @@ from scanmill.dropped_images import Renderer
 from scanmill.errors import UserError
 from scanmill.image_files import Unusable, read_bytes
 from scanmill.layout_xml import alto, page_xml
-from scanmill.lines import kept_once
 from scanmill.maintenance import (
     check_finished,
     choose_documents,
@@ -74,6 +73,8 @@ CSV_TEXT_COLUMNS = ("text", "confidence")
 OWN_PREFIX = "document_"
 #: Decimals of pixels and of scores in COCO files.
 PIXEL_DECIMALS, SCORE_DECIMALS = 2, 6
+#: Two lines of different regions that share this part of the smaller one are one line, read twice.
+REPEATED = 0.5
 #: Documents without a page that are named.
 _EXAMPLES = 5
 _KEY = ("document", "page", "detection")
@@ -145,6 +146,23 @@ class Pages(NamedTuple):
         rows = self.regions[page].to_pylist()
         rows = [nothing | row | text.get(row["detection"], {}) for row in rows]
         return sorted(rows, key=lambda row: row["region"])
+
+
+def kept_once(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """[N] bool: which lines of a page to keep so that each is there once where regions overlap.
+
+    `boxes` [N, 4] are in pixels, `regions` [N] say which region each line is of. Of two lines that are
+    one, the larger stays, since a region's edge may cut the other; of equal ones the first.
+    """
+    kept = np.zeros(len(boxes), bool)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    for number in np.argsort(-areas, kind="stable"):
+        others = kept & (regions != regions[number])
+        low = np.maximum(boxes[others, :2], boxes[number, :2])
+        high = np.minimum(boxes[others, 2:], boxes[number, 2:])
+        shared = (high - low).clip(0).prod(axis=1)
+        kept[number] = not (shared > REPEATED * areas[number]).any()
+    return kept
 
 
 # What is exported ---------------------------------------------------------------------------------

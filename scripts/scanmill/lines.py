@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 #: Two pieces stand on one line if they share this part of the lower one's height: neighbouring lines
 #: share less, even where the type is set without leading.
 SAME_LINE = 0.5
-#: Two lines of different regions that share this part of the smaller one are one line, read twice.
-REPEATED = 0.5
 
 
 class Line(NamedTuple):
@@ -79,23 +75,6 @@ def _joined(pieces: Sequence[Line]) -> Line:
         max(piece.x_max for piece in pieces),
         max(piece.y_max for piece in pieces),
     )
-
-
-def kept_once(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """[N] bool: which lines of a page to keep so that each is there once where regions overlap.
-
-    `boxes` [N, 4] are in pixels, `regions` [N] say which region each line is of. Of two lines that are
-    one, the larger stays, since a region's edge may cut the other; of equal ones the first.
-    """
-    kept = np.zeros(len(boxes), bool)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    for number in np.argsort(-areas, kind="stable"):
-        others = kept & (regions != regions[number])
-        low = np.maximum(boxes[others, :2], boxes[number, :2])
-        high = np.minimum(boxes[others, 2:], boxes[number, 2:])
-        shared = (high - low).clip(0).prod(axis=1)
-        kept[number] = not (shared > REPEATED * areas[number]).any()
-    return kept
 
 
 def mean_confidence(lines: Sequence[Line]) -> float | None:

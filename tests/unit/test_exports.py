@@ -4,6 +4,7 @@ import csv
 import json
 import os
 
+import numpy as np
 import pandas as pd
 import pytest
 from annotated_pages import dataset_of
@@ -15,7 +16,7 @@ from sampled_run import HEIGHT, OUTLINE, WIDTH, Page, exported, outlined, write_
 
 from scanmill.annotation_tasks import EXPORT, TASKS
 from scanmill.errors import UserError
-from scanmill.exports import export_results, file_names
+from scanmill.exports import export_results, file_names, kept_once
 from scanmill.tables import from_rows, read_table, write_table
 
 TWO = (("text", 0.9, (10.5, 20.25, 80, 60), None), ("figure", 0.6, (0, 100, WIDTH, HEIGHT), None))
@@ -111,6 +112,27 @@ def test_lines_that_two_regions_share_are_in_the_text_once(tmp_path):
     add_text(run, {("a.pdf", 1, 1): "one\ntwo", ("a.pdf", 1, 2): "one"})
     export_results(run, "text", tmp_path / "text")
     assert (tmp_path / "text" / "a.pdf.txt").read_text(encoding="utf-8") == "one\ntwo\n"
+
+
+@pytest.mark.parametrize(
+    ("boxes", "regions", "kept"),
+    [
+        # The same line in two regions; of one region, lines may lie over each other.
+        ([(0, 0, 90, 20), (0, 0, 90, 20)], [0, 1], [True, False]),
+        ([(0, 0, 90, 20), (0, 0, 90, 20)], [0, 0], [True, True]),
+        # A region's edge cuts it: its upper half, its end.
+        ([(0, 0, 90, 9), (0, 0, 90, 20)], [0, 1], [False, True]),
+        ([(0, 0, 90, 20), (70, 1, 90, 19)], [0, 1], [True, False]),
+        # Lines set so tight that their boxes overlap.
+        ([(0, 0, 90, 20), (0, 12, 90, 32)], [0, 1], [True, True]),
+        # What is not kept drops nothing.
+        ([(0, 0, 99, 20), (0, 9, 98, 29), (0, 18, 97, 38)], [0, 1, 2], [True, False, True]),
+        ([], [], []),
+    ],
+)
+def test_lines_that_regions_share_are_kept_once(boxes, regions, kept):
+    boxes = np.array(boxes, float).reshape(-1, 4)
+    assert kept_once(boxes, np.array(regions, int)).tolist() == kept
 
 
 def test_without_text_the_command_that_makes_it_is_named(bare, tmp_path):

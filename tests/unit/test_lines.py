@@ -1,9 +1,8 @@
 """Pieces of text become lines."""
 
-import numpy as np
 import pytest
 
-from scanmill.lines import Line, join_pieces, kept_once, mean_confidence
+from scanmill.lines import Line, join_pieces, mean_confidence
 
 
 def piece(text, x, y, width=40, height=20, confidence=0.5):
@@ -36,24 +35,3 @@ def test_confidence_is_that_of_a_character():
     assert join_pieces(pieces)[0].confidence == pytest.approx(0.7)
     assert mean_confidence([]) is None
     assert mean_confidence([Line("a", None, 0, 0, 1, 1)]) is None
-
-
-@pytest.mark.parametrize(
-    ("boxes", "regions", "kept"),
-    [
-        # The same line in two regions; of one region, lines may lie over each other.
-        ([(0, 0, 90, 20), (0, 0, 90, 20)], [0, 1], [True, False]),
-        ([(0, 0, 90, 20), (0, 0, 90, 20)], [0, 0], [True, True]),
-        # A region's edge cuts it: its upper half, its end.
-        ([(0, 0, 90, 9), (0, 0, 90, 20)], [0, 1], [False, True]),
-        ([(0, 0, 90, 20), (70, 1, 90, 19)], [0, 1], [True, False]),
-        # Lines set so tight that their boxes overlap.
-        ([(0, 0, 90, 20), (0, 12, 90, 32)], [0, 1], [True, True]),
-        # What is not kept drops nothing.
-        ([(0, 0, 99, 20), (0, 9, 98, 29), (0, 18, 97, 38)], [0, 1, 2], [True, False, True]),
-        ([], [], []),
-    ],
-)
-def test_lines_that_regions_share_are_kept_once(boxes, regions, kept):
-    boxes = np.array(boxes, float).reshape(-1, 4)
-    assert kept_once(boxes, np.array(regions, int)).tolist() == kept
