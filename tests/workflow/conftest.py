@@ -47,6 +47,8 @@ TARGETS = {
 }
 STAGES = ("render_pages", "detect_layout", "select_regions", "crop_regions")
 #: Enough for any run here on a machine that is busy with something else.
+#: The rules that every run ends with.
+SUMMARY = {"summarize_archive", "describe_run", "check_failures"}
 PATIENCE = 300
 
 

@@ -3,9 +3,18 @@
 import subprocess
 import sys
 
-from conftest import DOCUMENTS, REPOSITORY, SHARDS, SMALL, clone, demo, planned_jobs, tables
+from conftest import (
+    DOCUMENTS,
+    REPOSITORY,
+    SHARDS,
+    SMALL,
+    SUMMARY,
+    clone,
+    demo,
+    planned_jobs,
+    tables,
+)
 
-SUMMARY = {"summarize_archive", "describe_run", "check_failures"}
 AFTER_IMAGES = {"detect_layout", "select_regions", "crop_regions", *SUMMARY}
 
 

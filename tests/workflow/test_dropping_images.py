@@ -9,6 +9,7 @@ from conftest import (
     DOCUMENTS,
     REPOSITORY,
     SETTINGS,
+    SUMMARY,
     Finished,
     contents,
     copy,
@@ -25,7 +26,6 @@ DROPPING = {"images": {**SETTINGS["images"], "keep": False, "wave": 1}}
 WITH_IMAGES = DOCUMENTS - {"broken.pdf"}
 #: Another detection, and the settings of the file that say the same.
 OTHER, AS_FILE = "detection={polygons: false}", {"detection": {"polygons": False}}
-SUMMARY = {"summarize_archive", "describe_run", "check_failures"}
 AFTER_DETECTION = {"select_regions", "crop_regions", *SUMMARY}
 
 

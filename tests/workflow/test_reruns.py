@@ -18,6 +18,7 @@ from conftest import (
     SHARDS,
     SMALL,
     STAGES,
+    SUMMARY,
     clone,
     contents,
     demo,
@@ -32,7 +33,6 @@ sys.path.append(str(REPOSITORY / "tests/unit"))
 from scores import between
 
 DATASETS = ("images", "detected_pages", "pages")
-SUMMARY = {"summarize_archive", "describe_run", "check_failures"}
 AFTER_REGIONS = {"select_regions", "crop_regions", *SUMMARY}
 
 

@@ -34,7 +34,7 @@ HERE = (
 )
 
 
-# All of it happens twice, to two clusters: what comes true but sometimes is not true.
+# What dies, dies twice, on two clusters: it must not be luck that it did no harm.
 @pytest.fixture(scope="module", params=["once", "again"])
 def cluster(tmp_path_factory):
     if reason := why_not():
@@ -130,6 +130,7 @@ def test_node_that_dies_costs_nothing_but_time(submitted, undisturbed, cluster):
     assert set(run.documents["detect_layout"]) == DOCUMENTS
 
 
+@pytest.mark.parametrize("cluster", ["once"], indirect=True)
 def test_job_over_its_memory_is_tried_again_with_more(submitted, undisturbed):
     arguments, options = submitted
     directory = arguments[0]
@@ -146,6 +147,7 @@ def test_job_over_its_memory_is_tried_again_with_more(submitted, undisturbed):
     assert tables(directory) == tables(undisturbed.directory)
 
 
+@pytest.mark.parametrize("cluster", ["once"], indirect=True)
 def test_partition_that_does_not_exist_is_named(submitted):
     arguments, options = submitted
     wanted = ("--set-resources", "render_pages:slurm_partition=nowhere", "--retries", "0")
@@ -154,6 +156,7 @@ def test_partition_that_does_not_exist_is_named(submitted):
     assert "render_pages" in run.output
 
 
+@pytest.mark.parametrize("cluster", ["once"], indirect=True)
 @pytest.mark.parametrize("limit", [("--jobs", "5"), ("--resources", "gpu=1")])
 def test_limit_that_would_hold_arrays_back_is_refused(submitted, limit):
     arguments, options = submitted

@@ -3,9 +3,8 @@
 import shutil
 
 import pytest
-from conftest import Finished, contents, copy, rows, tables
+from conftest import SUMMARY, Finished, contents, copy, rows, tables
 
-SUMMARY = {"summarize_archive", "check_failures"}
 WITH_TEXT = "ocr={enabled: true}"
 
 
