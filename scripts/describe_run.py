@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+from scanmill.outputs import new_file
 from scanmill.progress import job
 from scanmill.provenance import describe_run
 
@@ -13,7 +14,8 @@ def main(snakemake) -> None:  # noqa: ANN001
         started = datetime.fromtimestamp(Path(".scanmill.lock").stat().st_mtime, UTC)
         text = describe_run(Path("results"), snakemake.config, started)
         for output in snakemake.output:
-            Path(output).write_text(text, encoding="utf-8")
+            with new_file(Path(output)) as draft:
+                draft.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,12 @@ class Shape(NamedTuple):
     label: str
 
 
+def reduction_to(longest: int, side: int) -> int:
+    """By how much an image whose longer side is `longest` may be decoded reduced (1, 2, 4 or 8) to be
+    shown with a longer side of `side` pixels."""
+    return max(each for each in (1, 2, 4, 8) if each == 1 or longest >= each * side)
+
+
 def class_color(name: str) -> tuple[int, int, int]:
     """Return the BGR colour of a class: by its name alone, the same in every run and model."""
     known = COLORS.get(name.lower())

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from PIL import ExifTags, Image
 
 from scanmill.detection_errors import CROWD, ERRORS, FOUND_IOU, RIGHT
-from scanmill.drawing import class_color, draw_comparison
+from scanmill.drawing import class_color, draw_comparison, reduction_to
 from scanmill.errors import UserError
 from scanmill.evaluation import Evaluation, Metric, PageScore
 from scanmill.image_files import TURN_OF_ORIENTATION, UPRIGHT, decode_reduced, turn_pixels
@@ -301,7 +301,7 @@ def _read_page(images_root: Path, image: Mapping) -> np.ndarray:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}). {remedy}") from error
     longest = max(image["width"], image["height"])
-    reduction = max(each for each in (1, 2, 4, 8) if each == 1 or longest >= each * PAGE_SIDE)
+    reduction = reduction_to(longest, PAGE_SIDE)
     pixels = decode_reduced(data, reduction, grey=False)
     if pixels is None:
         raise UserError(f"{path} is no image. {remedy}")

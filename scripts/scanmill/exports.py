@@ -59,10 +59,7 @@ CSV_COLUMNS = (
     "detection",
     "class_name",
     "score",
-    "x_min",
-    "y_min",
-    "x_max",
-    "y_max",
+    *BOX_COLUMNS,
     "page_width",
     "page_height",
     "image",
@@ -304,7 +301,7 @@ def write_csv(run: Run, output: Path) -> str:
 
 def _csv_rows(run: Run, shard: str) -> pa.Table:
     """The regions of a shard joined with their pages and, where there is any, their text."""
-    keep = (*_KEY, "region", "class_name", "score", "x_min", "y_min", "x_max", "y_max")
+    keep = (*_KEY, "region", "class_name", "score", *BOX_COLUMNS)
     regions = read_shard(run, "regions", shard, keep)
     pages = read_shard(run, "pages", shard, ("document", "page", "width", "height", "image"))
     pages = pages.rename_columns(["document", "page", "page_width", "page_height", "image"])
@@ -428,8 +425,7 @@ def _coco_results(run: Run) -> Iterator[dict[str, Any]]:
 
 def _shape(region: Mapping[str, Any]) -> tuple[tuple[float, ...], list[tuple[int, ...]]]:
     """A region's box and polygons."""
-    sides = ("x_min", "y_min", "x_max", "y_max")
-    box = tuple(round(region[side], PIXEL_DECIMALS) for side in sides)
+    box = tuple(round(region[side], PIXEL_DECIMALS) for side in BOX_COLUMNS)
     polygon = region["polygon"] or ()
     return box, [tuple(polygon)] if is_outline(polygon) else []
 

@@ -14,7 +14,9 @@ import cv2
 import numpy as np
 
 from scanmill import store
+from scanmill.drawing import reduction_to
 from scanmill.image_files import Unusable, decode_reduced, read_bytes
+from scanmill.regions import BOX_COLUMNS
 from scanmill.survey import ShownPage
 from scanmill.tables import INK_CELLS
 
@@ -66,9 +68,7 @@ def _as_data(page: ShownPage, classes: Sequence[str], results: Path) -> dict[str
 def _region(region: dict[str, Any], classes: Sequence[str]) -> Iterator[int]:
     yield classes.index(region["class_name"])
     yield round(1000 * region["score"])
-    x_min, y_min, x_max, y_max = (
-        round(region[name]) for name in ("x_min", "y_min", "x_max", "y_max")
-    )
+    x_min, y_min, x_max, y_max = (round(region[name]) for name in BOX_COLUMNS)
     yield from (x_min, y_min, x_max - x_min, y_max - y_min)
     yield region["region"]
 
@@ -82,7 +82,8 @@ def _picture(page: ShownPage, results: Path) -> tuple[str, str]:
         ), "The page image was not kept (images.keep): this is its ink in cells."
     try:
         data = read_bytes(results / row["image"], row["sha256"])
-        pixels = decode_reduced(data, _reduction(max(row["width"], row["height"])), grey=False)
+        reduction = reduction_to(max(row["width"], row["height"]), PICTURE_SIDE)
+        pixels = decode_reduced(data, reduction, grey=False)
         if pixels is None:
             raise Unusable("it cannot be decoded")
     except Unusable as fault:
@@ -93,11 +94,6 @@ def _picture(page: ShownPage, results: Path) -> tuple[str, str]:
     size = [max(1, round(scale * side)) for side in pixels.shape[1::-1]]
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     return _data_uri("webp", small, [cv2.IMWRITE_WEBP_QUALITY, QUALITY]), ""
-
-
-def _reduction(side: int) -> int:
-    """By how much a page of this longer side may be decoded reduced."""
-    return max(each for each in (1, 2, 4, 8) if each == 1 or side >= each * PICTURE_SIDE)
 
 
 def _ink(ink: bytes | None) -> str:

@@ -32,6 +32,7 @@ import yaml
 
 import scanmill
 from scanmill.data_dictionary import COLUMNS, DATASETS, OWN_COLUMN, TABLES
+from scanmill.forecast import volume
 from scanmill.model_folders import CONFIG, WEIGHTS, model_digest, read_card, read_config
 from scanmill.processors import cpu_model
 from scanmill.run_facts import count_values, counted, finished_shards
@@ -234,7 +235,7 @@ def methods_paragraph(facts: Facts) -> str:
 def _sentences(facts: Facts) -> Iterator[str]:
     said, card = facts.settings, facts.card
     yield (
-        f"We processed {counted(facts.documents, 'document')} ({_size(facts.size)}) of "
+        f"We processed {counted(facts.documents, 'document')} ({volume(facts.size)}) of "
         f"{counted(facts.pages, 'page')} with Scanmill {_and(facts.made_by) or scanmill.__version__}, a "
         "Snakemake workflow around Detectron2."
     )
@@ -297,14 +298,6 @@ def _sentences(facts: Facts) -> Iterator[str]:
 
 def _architecture(config: Mapping[str, Any]) -> str:
     return "Mask R-CNN" if config["MODEL"]["MASK_ON"] else "Faster R-CNN"
-
-
-def _size(size: int) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
 
 
 def _and(words: Sequence[str]) -> str:

@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import re
 import time
 from collections import Counter
@@ -19,12 +18,15 @@ import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 
 import scanmill
 from scanmill.drawing import class_color
 from scanmill.flags import FLAGS
+from scanmill.forecast import duration
 from scanmill.gallery import gallery
 from scanmill.maintenance import RULES, tool_command
+from scanmill.outputs import new_file
 from scanmill.survey import (
     AREA_EDGES,
     MAX_DOCUMENTS,
@@ -98,12 +100,8 @@ def write_report(
     for shard in shards:
         survey.add_shard(*shard)
     html = render(directory, shards, survey, read_table(documents), read_table(failures), threads)
-    temporary = output.with_name(f".tmp-{os.getpid()}-{output.name}")
-    try:
-        temporary.write_text(html, encoding="utf-8")
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(output) as draft:
+        draft.write_text(html, encoding="utf-8")
 
 
 def render(
@@ -118,6 +116,7 @@ def render(
     model = json.loads(read_metadata(shards[0].pages).get("model", "{}")) if shards else {}
     names = [*dict.fromkeys([*model.get("classes", []), *sorted(survey.classes)])]
     settings = directory / "results" / "settings.yaml"
+    said = settings.read_text(encoding="utf-8") if settings.exists() else ""
     listed = choose_documents(documents, survey.flagged_by_document)
     shown = gallery(survey.shown_pages(), names, directory / "results", threads)
     style, script = (
@@ -142,7 +141,7 @@ def render(
         lstrip_blocks=True,
         finalize=lambda value: shown_text(value) if type(value) is str else value,
     )
-    environment.filters |= {"number": _number, "percent": _percent, "duration": _duration}
+    environment.filters |= {"number": _number, "percent": _percent, "duration": duration}
     return environment.get_template("report.html.j2").render(
         style=style,
         script=script,
@@ -151,8 +150,8 @@ def render(
         data=_embedded(data),
         version=scanmill.__version__,
         written=time.strftime("%Y-%m-%d %H:%M"),
-        settings=settings.read_text(encoding="utf-8") if settings.exists() else "",
-        archive=_archive(settings),
+        settings=said,
+        archive=yaml.safe_load(said)["archive"]["path"] if said else "",
         model=model,
         survey=survey,
         counts=_counts(survey, documents, failures),
@@ -239,16 +238,6 @@ def _reasons(failures: pa.Table) -> list[dict[str, Any]]:
 
 def _reason_names(failures: pa.Table) -> str:
     return ",".join(sorted(set(pc.unique(failures["reason"]).to_pylist())))
-
-
-def _archive(settings: Path) -> str:
-    """What the settings call the archive."""
-    found = (
-        re.search(r"^archive:\n(?:  .*\n)*?  path: (.*)$", settings.read_text("utf-8"), re.M)
-        if (settings.exists())
-        else None
-    )
-    return found[1] if found else ""
 
 
 # Histograms ---------------------------------------------------------------------------------------
@@ -360,11 +349,3 @@ def _percent(share: float) -> str:
     percent = 100 * share
     digits = 0 if percent >= 10 or percent == 0 else 1 if percent >= 1 else 2
     return f"{percent:.{digits}f} %"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -21,7 +21,7 @@ import yaml
 
 from scanmill.errors import UserError
 from scanmill.regions import BOX_COLUMNS
-from scanmill.run_facts import count_values, finished_shards, models_of
+from scanmill.run_facts import count_rows, count_values, finished_shards, models_of
 from scanmill.settings import DECIDING_SETTINGS
 from scanmill.tables import TableWriter, read_table
 
@@ -579,8 +579,8 @@ def compare_runs(a: Run, b: Run, folder: Path, shown: int) -> Comparison:
             found = compare_shards(_read_shard(a.results, shard_a), _read_shard(b.results, shard_b))
             for writer, table in zip(writers, found, strict=True):
                 writer.write(table)
-            regions += _counted(found.regions, ("class_name_a", "class_name_b", "change"))
-            pages += _counted(_outcomes(found.pages), ("a", "b"))
+            regions += count_rows(found.regions, ("class_name_a", "class_name_b", "change"))
+            pages += count_rows(_outcomes(found.pages), ("a", "b"))
             scaled += _scaled_pages(found.pages)
             largest = _largest_pages(pa.concat_tables([largest, found.pages]), shown)
             most_changed = _largest(
@@ -594,12 +594,6 @@ def compare_runs(a: Run, b: Run, folder: Path, shown: int) -> Comparison:
     with TableWriter(folder / "classes.parquet", CLASSES) as writer:
         writer.write(pa.Table.from_pylist(count_classes(comparison), schema=CLASSES))
     return comparison
-
-
-def _counted(table: pa.Table, columns: Sequence[str]) -> Counter[tuple]:
-    counted = table.group_by(list(columns), use_threads=False).aggregate([([], "count_all")])
-    rows = counted.to_pylist()
-    return Counter({tuple(row[name] for name in columns): row["count_all"] for row in rows})
 
 
 def _outcomes(pages: pa.Table) -> pa.Table:

@@ -42,9 +42,13 @@ def count_values(
     """
     counts: Counter[tuple] = Counter()
     for shard in shards:
-        table = read_table(results / dataset / f"{shard}.parquet", columns)
-        counted = table.group_by(list(columns), use_threads=False).aggregate([([], "count_all")])
-        for *values, count in zip(*map(pa.ChunkedArray.to_pylist, counted.columns), strict=True):
-            if None not in values:
-                counts[tuple(values)] += count
-    return counts
+        counts += count_rows(read_table(results / dataset / f"{shard}.parquet", columns), columns)
+    return Counter({values: count for values, count in counts.items() if None not in values})
+
+
+def count_rows(table: pa.Table, columns: Sequence[str]) -> Counter[tuple]:
+    """How many rows of a table have each combination of values in `columns`."""
+    groups = table.group_by(list(columns), use_threads=False).aggregate([([], "count_all")])
+    return Counter(
+        {tuple(row[name] for name in columns): row["count_all"] for row in groups.to_pylist()}
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -15,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from scanmill.drawing import draw_comparison
+from scanmill.drawing import draw_comparison, reduction_to
 from scanmill.image_files import decode_reduced
+from scanmill.outputs import new_file
 from scanmill.regions import BOX_COLUMNS
 from scanmill.run_differences import CHANGES, Comparison, count_classes, setup_differences
 from scanmill.run_facts import counted
@@ -116,14 +116,9 @@ def write_gallery(comparison: Comparison, folder: Path) -> Path:
     A page whose image is in neither run, as `images.keep: false` leaves it, is drawn on white.
     """
     path = folder / "gallery.html"
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for part in _parts(comparison, folder):
-                file.write(f"{part}\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as draft, draft.open("w", encoding="utf-8") as file:
+        for part in _parts(comparison, folder):
+            file.write(f"{part}\n")
     return path
 
 
@@ -209,7 +204,7 @@ def _regions(page: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
 def _page_image(page: Mapping[str, Any], comparison: Comparison) -> tuple[np.ndarray, str]:
     """The pixels of a page, of A's or of B's image, uint8; white, and words that say so, without one."""
     longest = max(page["width_a"], page["height_a"])
-    reduction = max(each for each in (1, 2, 4, 8) if each == 1 or longest >= each * PAGE_SIDE)
+    reduction = reduction_to(longest, PAGE_SIDE)
     for run, side in ((comparison.a, "a"), (comparison.b, "b")):
         try:
             data = (run.results / page[f"image_{side}"]).read_bytes()

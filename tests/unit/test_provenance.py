@@ -127,7 +127,7 @@ def test_the_numbers_are_those_of_the_tables(results, settings):
     assert "licence: Apache-2.0" in model["description"]
     methods = entities["#methods"]["text"]
     for part in (
-        "We processed 3 documents (3 bytes) of 4 pages with Scanmill",
+        "We processed 3 documents (3 B) of 4 pages with Scanmill",
         "This gave 4 regions (3 text and 1 figure).",
         "with their reasons: 1 timeout at the stage images.",
         "a score of at least 0.5 were kept",

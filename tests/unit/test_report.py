@@ -98,7 +98,7 @@ def test_it_tells_what_was_done_and_what_failed(tmp_path):
         "Regions 20",
         "Pages to look at 4 33 %",
         "Documents that failed 1",
-        "render_pages 1 12 4.0 s 3.00 512 MB",
+        "render_pages 1 12 4 s 3.00 512 MB",
         "text 10 10 0.77 21 %",
         "images corrupt 1 lost.pdf : cannot open a.pdf",
         "--reason corrupt",
