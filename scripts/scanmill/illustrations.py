@@ -6,6 +6,7 @@ Each function returns the content of an <svg> of `width` by `height` units.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from html import escape
 
@@ -204,6 +205,32 @@ def draw_bars(
             if errors:
                 x = left + at + thick / 2
                 parts += _path(f"M{_at(x, bottom - length - 6)}v12m-3 0h6m-6-12h6")
+    return parts
+
+
+def draw_named_bars(
+    w: float, h: float, words: Words, colors: Sequence[str], rng: np.random.Generator
+) -> str:
+    """Lying bars in groups: what a group is stands before it, and a bar's number behind it."""
+    size = _size(w, h)
+    groups, series = int(rng.integers(2, 9)), int(rng.integers(1, 4))
+    left, right = rng.uniform(0.25, 0.5) * w, w - 4 * size
+    slot = (h - 2 * size) / groups
+    letters = max(6, int(1.8 * left / size))
+    parts = _path(f"M{_at(left, size)}V{h - size:.1f}", fill="none")
+    for g in range(groups):
+        top = size + g * slot
+        lines = textwrap.wrap(words(1, 9), letters)[: max(1, int(slot / (1.2 * size)))]
+        for n, line in enumerate(lines):
+            y = top + slot / 2 + (n - len(lines) / 2 + 0.7) * 1.15 * size
+            parts += _label(left - 0.5 * size, y, line, size, "end")
+        thick = 0.75 * slot / series
+        for s in range(series):
+            long = rng.uniform(0.03, 0.95) * (right - left)
+            y = top + 0.125 * slot + s * thick
+            parts += _rect(left, y, long, 0.92 * thick, fill=colors[s % 4])
+            number = f"{rng.integers(1, 100)}%"
+            parts += _label(left + long + 3, y + thick / 2 + size / 3, number, size, "start")
     return parts
 
 
@@ -444,6 +471,8 @@ _KINDS = (
     draw_plot,
     draw_bars,
     draw_bars,
+    draw_named_bars,
+    draw_named_bars,
     draw_scatter,
     draw_boxes,
     draw_pie,

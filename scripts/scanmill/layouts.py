@@ -93,7 +93,7 @@ def _notes(sheet: Sheet) -> str:
     """Footnotes under a line."""
     rng = sheet.rng
     notes = ""
-    for number in range(1, 1 + rng.integers(1, 4)):
+    for number in range(1, 1 + rng.choice([1, 1, 2, 2, 3, 4, 6, 8])):
         text = f"<sup>{number}</sup> {escape(sheet.author.prose(rng.uniform(40, 260)))}"
         notes += region("text", text, tag="p", class_="note")
     line = element("div", css="border-top:1px solid #222;width:30%;margin:8px 0 4px")
@@ -296,7 +296,7 @@ def compose_book(sheet: Sheet) -> None:
     width, height = sheet.room
     sheet.running()
     wide = _chapter(sheet) if sheet.chance(0.2) else ""
-    below = _notes(sheet) if sheet.chance(0.2) else ""
+    below = _notes(sheet) if sheet.chance(0.35) else ""
     blocks = sheet.blocks(BOOK, width, height)
     flow = sheet.composer.set_blocks(blocks, sheet.column, height)
     if sheet.chance(0.1):
@@ -727,14 +727,16 @@ def compose_contents(sheet: Sheet) -> None:
     dotted = "border-bottom:1.5px dotted #333"
     dots = pick(rng, (dotted, dotted, ""))
     chapters = pick(rng, ("", "font-weight:bold", "font-weight:bold;margin-top:1em"))
-    inset = pick(rng, (0, 1.4, 2.5))
+    inset, many = pick(rng, (0, 1.4, 2.5)), pick(rng, (8, 8, 20))
     for chapter in range(1, int(rng.integers(5, 30))):
         for depth in range(int(rng.choice([1, 1, 2, 4]))):
             page += int(rng.integers(1, 15))
             number = f"{chapter}.{depth} " if depth else f"{chapter}. "
-            name = escape((number if style.numbered else "") + author.words(2, 8))
+            name = escape((number if style.numbered else "") + author.words(2, many))
             opens = "" if depth else chapters
-            css = f"display:flex;padding-inline-start:{inset * bool(depth)}em;{opens}"
+            css = (
+                f"display:flex;align-items:end;padding-inline-start:{inset * bool(depth)}em;{opens}"
+            )
             leader = element("span", css=f"flex:1;margin:0 .3em .3em;{dots}")
             line = element("span", name) + leader + element("span", str(page))
             lines.append(element("div", line, css))
@@ -783,29 +785,67 @@ def compose_dictionary(sheet: Sheet) -> None:
 
 
 def compose_law(sheet: Sheet) -> None:
-    """A page of an act, a contract, rules: articles of numbered paragraphs, which are lists."""
+    """A page of an act, a contract, rules: articles of numbered paragraphs.
+
+    Paragraphs are texts, as in DocLayNet, and a list where their numbers hang out.
+    """
     rng, author = sheet.rng, sheet.author
     width, height = sheet.room
     sheet.running()
-    sign = pick(rng, ("§ {}.", "Art. {}.", "Article {}", "§ {}", "{}."))
     number, parts = int(rng.integers(1, 60)), []
-    align = pick(rng, ("center", "center", "start"))
-    while len(parts) < 24:
+    if sheet.chance(0.2):
+        parts.append(_head_of_act(sheet))
+    sign = pick(rng, ("§ {}.", "Art. {}.", "Article {}", "§ {}", "{}.", "Section {}"))
+    align = f"text-align:{pick(rng, ('center', 'center', 'start'))}"
+    chapters = 0.12 if sheet.chance(0.5) else 0
+    hanging = sheet.chance(0.35)
+    inset = f"margin-inline-start:{pick(rng, (0, 1, 1.5, 2.5))}em"
+    indent = f"text-indent:{pick(rng, (0, 0, 1.5))}em"
+    while len(parts) < 30:
         number += 1
+        if sheet.chance(chapters):
+            parts.append(title(f"Chapter {number % 12 + 1}", "text-align:center", 3))
+            parts.append(title(author.words(1, 6), "text-align:center", 3))
         heading = sign.format(number)
-        if sheet.chance(0.4):
+        if sheet.chance(0.3):
             heading += " " + author.words(1, 6)
-        parts.append(title(heading, f"text-align:{align}", 3))
-        if sheet.chance(0.6):
-            parts.append(sheet.composer.set_block(author.paragraph(220), width, height))
-        if sheet.chance(0.75):
-            parts.append(sheet.composer.set_block(_clauses(sheet), width, height))
+        parts.append(title(heading, align, 3))
+        if sheet.chance(0.4):
+            parts.append(plain(author.prose(rng.uniform(20, 500)), indent))
+        elif hanging:
+            parts.append(sheet.composer.set_block(_hanging_clauses(sheet), width, height))
+        else:
+            parts.append(_flush_clauses(sheet, indent, inset))
     below = _notes(sheet) if sheet.chance(0.15) else ""
     sheet.fill("".join(parts), below=below, columns=sheet.style.columns)
 
 
-def _clauses(sheet: Sheet) -> Block:
-    """The numbered paragraphs of an article of a law."""
+def _head_of_act(sheet: Sheet) -> str:
+    """What an act is, its date, its name, perhaps why it is made."""
+    rng, author = sheet.rng, sheet.author
+    css = "text-align:center"
+    day = f"{rng.integers(1, 29)} {author.words(1, 1)} {rng.integers(1850, 2025)}"
+    parts = [title(author.words(1, 3).upper(), css, 2), plain(day, f"{css};margin:.6em 0")]
+    parts.append(title(author.words(3, 14), css, 3))
+    if sheet.chance(0.6):
+        parts.append(plain(author.prose(rng.uniform(60, 400))))
+    return "".join(parts)
+
+
+def _flush_clauses(sheet: Sheet, indent: str, inset: str) -> str:
+    """The numbered paragraphs of an article, each a text, as are the points below them; their CSS."""
+    rng, author = sheet.rng, sheet.author
+    parts = []
+    for number in range(1, 1 + rng.integers(1, 7)):
+        parts.append(plain(f"{number}. {author.prose(rng.uniform(40, 480))}", indent))
+        if sheet.chance(0.25):
+            for point in range(1, 1 + rng.integers(2, 6)):
+                parts.append(plain(f"{point}) {author.prose(rng.uniform(20, 220))}", inset))
+    return "".join(parts)
+
+
+def _hanging_clauses(sheet: Sheet) -> Block:
+    """The numbered paragraphs of an article, whose numbers stand out: a list."""
     rng, author = sheet.rng, sheet.author
     items: list = [author.prose(rng.uniform(40, 420)) for _ in range(rng.integers(2, 7))]
     if sheet.chance(0.3):
@@ -908,20 +948,20 @@ _BOOKS = ("A5", "octavo", "octavo", "B5", "A4", "quarto")
 _NEWSPAPERS = ("broadsheet", "tabloid", "A4")
 _BROCHURES = ("A4", "letter", "A5", "square", "slide")
 KINDS: dict[str, Kind] = {
-    "article": Kind(33, compose_article, _COMMON, (2, 2, 2, 1, 1, 3), (10.5, 15), 0.3),
+    "article": Kind(27, compose_article, _COMMON, (2, 2, 2, 1, 1, 3), (10.5, 15), 0.3),
     "book": Kind(14, compose_book, _BOOKS, (1, 1, 1, 1, 2), (11.5, 19), 0.35),
     "report": Kind(13, compose_report, ("A4", "letter", "letter", "B5"), (1, 1, 1, 2), (11.5, 17), 0.5),
-    "guide": Kind(11, compose_guide, ("A4", "letter", "B5", "A5"), (1, 1, 2, 2, 3), (11, 17), 0.75),
+    "guide": Kind(9, compose_guide, ("A4", "letter", "B5", "A5"), (1, 1, 2, 2, 3), (11, 17), 0.75),
     "newspaper": Kind(6, compose_newspaper, _NEWSPAPERS, (3, 4, 4, 5, 6), (11, 15), 0.1),
     "brochure": Kind(8, compose_brochure, _BROCHURES, (1,), (11, 17), 0.0),
     "form": Kind(5, compose_form, ("A4", "letter", "legal", "A5"), (1,), (11, 15), 0.0),
     "letter": Kind(3, compose_letter, ("A4", "letter", "octavo"), (1,), (13, 19), 0.0),
-    "tables": Kind(4.5, compose_tables, ("A4", "letter", "slide", "legal"), (1,), (10, 15), 0.0),
+    "tables": Kind(7, compose_tables, ("A4", "letter", "slide", "legal"), (1,), (10, 15), 0.0),
     "plate": Kind(2.5, compose_plate, _COMMON, (1,), (11, 15), 0.0),
-    "contents": Kind(2.5, compose_contents, ("A4", "octavo", "letter"), (1,), (12, 17), 0.0),
+    "contents": Kind(4.5, compose_contents, ("A4", "octavo", "letter"), (1,), (12, 17), 0.0),
     "dictionary": Kind(1.5, compose_dictionary, ("octavo", "A4", "B5"), (2, 2, 3), (10, 14), 0.0),
-    "law": Kind(3, compose_law, ("A4", "letter", "B5", "octavo"), (1, 1, 1, 2), (11.5, 16), 0.0),
-    "cover": Kind(2, compose_cover, ("A4", "octavo", "letter", "A5"), (1,), (13, 20), 0.0),
+    "law": Kind(7, compose_law, ("A4", "letter", "B5", "octavo"), (1, 1, 1, 2), (11.5, 16), 0.0),
+    "cover": Kind(3.5, compose_cover, ("A4", "octavo", "letter", "A5"), (1,), (13, 20), 0.0),
     "slide": Kind(1.5, compose_slide, ("slide",), (1,), (20, 32), 0.0),
     "nothing": Kind(1, compose_nothing, ("A4", "octavo", "letter"), (1,), (12, 16), 0.0),
 }  # fmt: skip

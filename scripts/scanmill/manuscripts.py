@@ -233,7 +233,9 @@ def _table(element: html.HtmlElement, folder: Path) -> Iterator[Block]:
         if any(cells):
             rows.append(cells)
     columns = max(map(len, rows), default=0)
-    if len(rows) < 2 or not 2 <= columns <= 14:
+    # DocBook sets a note as a table: an icon and a word, and below it the text.
+    full = sum(sum(map(bool, row)) >= 2 for row in rows)
+    if full < 2 or columns > 14:
         yield from _blocks(element, folder)
         return
     filled = tuple(row + ("",) * (columns - len(row)) for row in rows[:40])

@@ -73,6 +73,13 @@ _TABLE_HEADS = (
     "background:#d9e2ef",
     "background:#333;color:#fff",
 )
+#: Of rows that part a table.
+_PARTINGS = (
+    "",
+    "background:#ddd",
+    "background:#777;color:#fff;text-align:center",
+    "background:#bbb",
+)
 _CAPTIONS = (
     "",
     "",
@@ -98,6 +105,8 @@ _LETTER = (
     "position:absolute;left:3px;top:9px;font:bold 12px sans-serif;color:#fff;"
     "text-shadow:0 0 2px #000"
 )
+#: Letters of items that are paragraphs: with numbers that do not hang out, these would be texts.
+LONG_ITEM = 120
 #: Where words may break.
 _BREAKS = re.compile(r"(?<=[a-z]{3}[aeiouy])(?=[bcdfghklmnprstvz][aeiouy][a-z]{2})")
 
@@ -422,7 +431,9 @@ class Composer:
         form = pick(self.rng, _MARKS)
         letters = self.rng.random() < 0.2
         items = self._items(block.items, block.ordered, form, letters, 0)
-        name = "list inline" if self.rng.random() < 0.2 else "list"
+        long = sum(len(str(each)) for each in block.items) > LONG_ITEM * len(block.items)
+        flush = self.rng.random() < 0.2 and not (long and block.ordered)
+        name = "list inline" if flush else "list"
         return region("list", items, class_=name)
 
     def _items(
@@ -649,8 +660,14 @@ class Composer:
             cells = (escape(author.words(1, 4)) for _ in shares)
             css = f"{padding};{ground};font-weight:{face}"
             rows.append(element("tr", "".join(element("td", cell, css) for cell in cells)))
+        parted = 0.2 if rng.random() < 0.3 else 0
+        parting = f"{padding};font-weight:bold;{pick(rng, _PARTINGS)}"
         while len(rows) < 2 or (used < tall and len(rows) < 40):
             number, cells, lines = len(rows), [], 1.0
+            if rng.random() < parted:
+                words = escape(author.words(1, 7))
+                rows.append(element("tr", element("td", words, parting, colspan=len(shares))))
+                used += 1.6 * size * type_size * self.style.leading
             for kind, share in zip(kinds, shares, strict=True):
                 letters = max(4.0, 2 * share * width / (size * type_size))
                 text, length = self._worded_cell(kind, number, letters)
