@@ -218,6 +218,8 @@ def draw_named_bars(
     slot = (h - 2 * size) / groups
     letters = max(6, int(1.8 * left / size))
     parts = _path(f"M{_at(left, size)}V{h - size:.1f}", fill="none")
+    shares = rng.uniform(0.03, 1, (groups, series))
+    shares /= shares.max()
     for g in range(groups):
         top = size + g * slot
         lines = textwrap.wrap(words(1, 9), letters)[: max(1, int(slot / (1.2 * size)))]
@@ -226,10 +228,10 @@ def draw_named_bars(
             parts += _label(left - 0.5 * size, y, line, size, "end")
         thick = 0.75 * slot / series
         for s in range(series):
-            long = rng.uniform(0.03, 0.95) * (right - left)
+            long = shares[g, s] * (right - left)
             y = top + 0.125 * slot + s * thick
             parts += _rect(left, y, long, 0.92 * thick, fill=colors[s % 4])
-            number = f"{rng.integers(1, 100)}%"
+            number = f"{100 * shares[g, s]:.0f}%"
             parts += _label(left + long + 3, y + thick / 2 + size / 3, number, size, "start")
     return parts
 

@@ -109,6 +109,19 @@ def test_all_classes_come_about_as_often_as_in_publaynet(typesetter, materials):
         assert low < counts[name] / total < high
 
 
+def test_paragraphs_of_acts_are_texts_unless_their_numbers_hang_out(materials):
+    """Items of a list stand beside their marks; lines of a paragraph begin below its number."""
+    lists = texts = 0
+    for seed in range(40):
+        html = compose_page(materials, np.random.default_rng([seed, 4]), ["law"]).html
+        numbered = len(re.findall(r'<p[^>]*data-region="text"[^>]*>\d+[.)] ', html))
+        hanging = html.count('data-region="list"')
+        assert not (numbered and hanging), seed
+        assert html.count('data-region="title"') > 4
+        texts, lists = texts + (numbered > 3), lists + (hanging > 3)
+    assert texts > lists > 5
+
+
 def test_equal_seeds_compose_equal_pages(materials):
     pages = [compose_page(materials, np.random.default_rng(seed)).html for seed in (1, 1, 2)]
     assert pages[0] == pages[1] != pages[2]
@@ -152,6 +165,19 @@ def test_a_nested_list_is_one_region():
     assert all(f">{text}<" in html for text in ("one", "two", "a", "b", "three"))
 
 
+def test_numbers_of_long_items_hang_out():
+    """Where they did not, the items would look as texts do."""
+    setter = composer()
+
+    def flush(text, ordered):
+        block = Block("list", items=(text, text), ordered=ordered)
+        return sum('class="list inline"' in setter.list(block) for _ in range(100))
+
+    assert flush("Of rye and barley. " * 12, True) == 0
+    assert flush("Of rye and barley. " * 12, False) > 5
+    assert flush("Of rye", True) > 5
+
+
 def test_captions_are_text_beside_their_table_or_figure():
     setter = composer()
     table = setter.table(Block("table", "Prices", rows=(("a", "b"),) * 5), 400, 900)
@@ -187,6 +213,12 @@ def test_tables_of_sentences_are_one_region_and_as_high_as_there_is_room():
     sentences = setter.table(Block("table", "Prices"), 500, 800)
     assert sentences.count('data-region="table"') == 1
     assert "Prices" in sentences
+
+
+def test_tables_of_sentences_are_parted_by_rows_that_span_them():
+    setter = composer()
+    tables = [setter.worded_table(500, 800) for _ in range(60)]
+    assert 3 < sum(table.count("colspan") > 1 for table in tables) < 40
 
 
 def test_legends_are_part_of_their_figure():

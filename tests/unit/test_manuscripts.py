@@ -50,6 +50,20 @@ def test_an_article_has_its_blocks_in_order_and_no_navigation(tmp_path):
     assert not any("icon" in block.picture for block in article.blocks)
 
 
+def test_a_note_that_is_set_as_a_table_is_text(tmp_path):
+    """DocBook sets an icon and a word side by side, and the note below them."""
+    path = typeset.write_texts(tmp_path, 1) / "package0" / "index.html"
+    note = (
+        '<table summary="Note"><tr><td rowspan="2"><img src="icon.png"></td><th>Note</th></tr>'
+        "<tr><td><p>The mill was sold before it was built.</p></td></tr></table>"
+    )
+    path.write_text(path.read_text().replace("<table", f"{note}<table", 1))
+    [article] = read_article(path)
+    assert [block.kind for block in article.blocks].count("table") == 1
+    before = next(i for i, block in enumerate(article.blocks) if block.kind == "table") - 1
+    assert article.blocks[before] == Block("paragraph", "The mill was sold before it was built.")
+
+
 def test_files_without_text_have_no_article(tmp_path):
     for name, data in (
         ("empty.html", b""),
