@@ -36,6 +36,8 @@ OVERTURNED = 0.006
 BOUND, SPREADS = ("book", "dictionary", "cover", "plate"), 0.15
 #: Share of the pixels of a line of type that differ from its ground, by so much, at least.
 LEAST_INK, CONTRAST = 0.01, 40
+#: The same of pages that were scanned, of whose ink light and age leave little.
+FAINT = 20
 #: A region of which less is in the picture is none.
 LEAST_OF_REGION = 0.5
 #: Square pixels of a region, at least.
@@ -80,8 +82,11 @@ def make_page(
         whole = outline.reshape(-1)
         inside = clip_polygon(whole, np.array([0, 0, width, height])).astype(np.float64)
         least = max(SMALLEST, LEAST_OF_REGION * polygon_area(whole.tolist()))
-        if inside.size >= 6 and polygon_area(inside.tolist()) >= least:
-            kept.append(SetRegion(region.class_name, inside.reshape(-1, 2)))
+        if inside.size < 6 or polygon_area(inside.tolist()) < least:
+            continue
+        found = SetRegion(region.class_name, inside.reshape(-1, 2))
+        if _has_ink(scan.pixels[:, :, None], found, FAINT):  # Black and white may leave nothing of it.
+            kept.append(found)
     image = scan.pixels
     if rng.random() < OVERTURNED:
         image, kept = np.ascontiguousarray(image[::-1, ::-1]), []
@@ -103,15 +108,15 @@ def _set_page(
     )
 
 
-def _has_ink(pixels: np.ndarray, region: SetRegion) -> bool:
-    """Whether type is seen where it is set: some faces have no shape for signs that they claim to have,
-    and some grounds have the colour of the ink."""
+def _has_ink(pixels: np.ndarray, region: SetRegion, contrast: int = CONTRAST) -> bool:
+    """Whether type is seen where it is set, on pixels (H, W, C): some faces have no shape for signs that
+    they claim to have, and some grounds have the colour of the ink."""
     if region.class_name in ("table", "figure"):
         return True
     (left, top), (right, bottom) = region.outline.min(axis=0), region.outline.max(axis=0)
     box = pixels[int(top) : int(bottom) + 1, int(left) : int(right) + 1].astype(np.int16)
-    ground = np.median(box.reshape(-1, 3), axis=0)
-    return bool((np.abs(box - ground).max(axis=2) > CONTRAST).mean() >= LEAST_INK)
+    ground = np.median(box, axis=(0, 1))
+    return bool((np.abs(box - ground).max(axis=2) > contrast).mean() >= LEAST_INK)
 
 
 def _open_book(

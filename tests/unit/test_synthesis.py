@@ -125,6 +125,28 @@ def test_type_that_cannot_be_seen_is_on_no_page(folder, monkeypatch):
 
 
 @needs_chromium
+def test_type_that_a_scan_loses_is_no_region(folder, monkeypatch):
+    """As where black and white cuts at a grey that is darker than the ink."""
+
+    def lose_the_left(page, outlines, *_):
+        scanned = page.copy()
+        scanned[:, : page.shape[1] // 2] = 255
+        return Scan(scanned, outlines)
+
+    html = (
+        "<body style='margin:0;background:#fff'>"
+        "<p data-region='text' style='position:absolute;left:10px'>lost</p>"
+        "<p data-region='title' style='position:absolute;left:200px'>kept</p>"
+    )
+    monkeypatch.setattr(synthesis, "compose_page", lambda *_: Page("law", "Latn", html, 300, 200))
+    monkeypatch.setattr(synthesis, "scan_page", lose_the_left)
+    monkeypatch.setattr(synthesis, "OVERTURNED", 0)
+    with Typesetter() as typesetter:
+        page, _ = make_page(typesetter, load_materials(folder / "materials"), (1,))
+    assert [region.class_name for region in page.regions] == ["title"]
+
+
+@needs_chromium
 def test_two_pages_of_an_open_book_lie_side_by_side(folder, monkeypatch):
     materials = load_materials(folder / "materials")
     monkeypatch.setattr(synthesis, "scan_page", lambda page, outlines, *_: Scan(page, outlines))
