@@ -85,7 +85,8 @@ def make_page(
         if inside.size < 6 or polygon_area(inside.tolist()) < least:
             continue
         found = SetRegion(region.class_name, inside.reshape(-1, 2))
-        if _has_ink(scan.pixels[:, :, None], found, FAINT):  # Black and white may leave nothing of it.
+        # Black and white may leave nothing of it.
+        if _has_ink(scan.pixels[:, :, None], found, FAINT):
             kept.append(found)
     image = scan.pixels
     if rng.random() < OVERTURNED:
