@@ -149,6 +149,8 @@ def page_outcome(detector: Detector, found: FoundPage) -> dict[str, Any]:
 
 def _start_loader(_: int) -> None:
     os.nice(NICE)
+    # By itself a loader that waits to hand over a page does not notice.
+    die_with_parent()
 
 
 def _start_tracer() -> None:

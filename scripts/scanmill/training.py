@@ -500,6 +500,8 @@ class Trainer(TrainerBase):
             num_workers=self.workers,
             collate_fn=_as_it_is,
             multiprocessing_context="fork" if self.workers else None,
+            # By itself a loader that waits to hand over a batch does not notice.
+            worker_init_fn=lambda _: die_with_parent(),
         )
         self.batches = iter(loader)
         gpus = [comm.get_local_rank()] if self.device.type == "cuda" else None

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -110,8 +111,8 @@ def _log_times(directory):
 def _what_ran(directory, before):
     """Every job writes its log anew: which did, and what they say of each document."""
     jobs, documents = {}, {}
-    for path, time in _log_times(directory).items():
-        if before.get(path) == time:
+    for path, written in _log_times(directory).items():
+        if before.get(path) == written:
             continue
         rule, _, shard = path.relative_to(directory).with_suffix("").as_posix()[5:].partition("/")
         jobs.setdefault(rule, set()).add(shard)
@@ -131,6 +132,26 @@ def planned_jobs(directory, *arguments, **options):
     )
     jobs = dict(re.findall(r"^([a-z_]+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
     return {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
+
+
+def processes_in(directory):
+    """Ids of the processes that work in a directory."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if os.readlink(path).startswith(str(directory)):
+                found.append(int(path.parent.name))
+        except OSError:  # It ended while we looked, or is not ours.
+            continue
+    return found
+
+
+def assert_none_survives(directory):
+    """Of a run that has ended, no process works on."""
+    end = time.monotonic() + 20
+    while processes_in(directory):
+        assert time.monotonic() < end, processes_in(directory)
+        time.sleep(0.1)
 
 
 def write_settings(directory, **settings):

@@ -11,12 +11,13 @@ from conftest import (
     SETTINGS,
     SUMMARY,
     Finished,
+    assert_none_survives,
     contents,
     copy,
     rows,
     tables,
 )
-from test_interruptions import Started, assert_none_survives
+from test_interruptions import Started
 
 sys.path.append(str(REPOSITORY / "tests/unit"))
 from scores import between

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from conftest import (
     PATIENCE,
     REPOSITORY,
+    assert_none_survives,
     command,
     contents,
     documents_of,
@@ -180,7 +182,12 @@ def test_training_that_was_killed_goes_on(annotated, tmp_path):
             assert time.monotonic() < ended
             assert process.poll() is None
             time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGKILL)
+        # Its loaders must see by themselves that it is gone.
+        for job in Path(f"/proc/{process.pid}/task").glob("*/children"):
+            for child in job.read_text().split():
+                os.kill(int(child), signal.SIGKILL)
+        process.wait(PATIENCE)
+    assert_none_survives(run_folder)
     run = run_workflow(run_folder, "train", *archive)
     assert "going on with iteration" in run.output
     card = json.loads((run_folder / "results/models/mine/model.json").read_text())

@@ -4,10 +4,18 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, SHARDS, command, run_workflow, tables, write_settings
+from conftest import (
+    PATIENCE,
+    SHARDS,
+    assert_none_survives,
+    command,
+    processes_in,
+    run_workflow,
+    tables,
+    write_settings,
+)
 
 #: Pages go one by one, so that a document's record is written while others still wait.
 SLOWLY = "detection={batch_size: 1}"
@@ -58,26 +66,6 @@ class Started:
 def wake(job):
     for process in job:
         os.kill(process, signal.SIGCONT)
-
-
-def processes_in(directory):
-    """Ids of the processes that work in a directory."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cwd"):
-        try:
-            if os.readlink(path).startswith(str(directory)):
-                found.append(int(path.parent.name))
-        except OSError:  # It ended while we looked, or is not ours.
-            continue
-    return found
-
-
-def assert_none_survives(directory):
-    """Loader processes look for their parent every 5 s."""
-    end = time.monotonic() + 20
-    while processes_in(directory):
-        assert time.monotonic() < end, processes_in(directory)
-        time.sleep(0.1)
 
 
 def records(directory, stage):
