@@ -151,14 +151,18 @@ def kept_once(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
     `boxes` [N, 4] are in pixels, `regions` [N] say which region each line is of. Of two lines that are
     one, the larger stays, since a region's edge may cut the other; of equal ones the first.
     """
-    kept = np.zeros(len(boxes), bool)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    for number in np.argsort(-areas, kind="stable"):
-        others = kept & (regions != regions[number])
-        low = np.maximum(boxes[others, :2], boxes[number, :2])
-        high = np.minimum(boxes[others, 2:], boxes[number, 2:])
-        shared = (high - low).clip(0).prod(axis=1)
-        kept[number] = not (shared > REPEATED * areas[number]).any()
+    rank = np.empty(len(boxes), int)
+    rank[np.argsort(-areas, kind="stable")] = np.arange(len(boxes))
+    low = np.maximum(boxes[:, None, :2], boxes[:, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[:, 2:])
+    shared = (high - low).clip(0).prod(axis=2)
+    repeats = shared > REPEATED * areas[:, None]
+    repeats &= (regions[:, None] != regions) & (rank[:, None] > rank)
+    kept = np.ones(len(boxes), bool)
+    # A line that repeats one that is not kept stays.
+    for number in sorted(np.flatnonzero(repeats.any(axis=1)), key=rank.__getitem__):
+        kept[number] = not (repeats[number] & kept).any()
     return kept
 
 
