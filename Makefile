@@ -67,7 +67,7 @@ test-packages:  ## install what some tests need beside the environment, where th
 		munge slurm-client slurmctld slurmd tesseract-ocr tesseract-ocr-eng tesseract-ocr-deu; } || echo "They cannot be installed: tests that need them are skipped."; \
 	else echo "Not root, or no apt-get: tests that need Chromium, Slurm or Tesseract are skipped unless they are there."; fi
 
-test: env  ## run the tests, those of two files side by side
+test: env  ## run the tests, those of three files side by side
 	$(IN_ENV) pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-slurm: env test-packages  ## as root: run archives through profiles/slurm on a cluster of one node, twice
