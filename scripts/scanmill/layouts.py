@@ -840,7 +840,10 @@ def _head_of_act(sheet: Sheet) -> str:
 
 
 def _flush_clauses(sheet: Sheet, indent: str, inset: str) -> str:
-    """The numbered paragraphs of an article, each a text, as are the points below them; their CSS."""
+    """The numbered paragraphs of an article, each a text, as are the points below them.
+
+    `indent` and `inset` are CSS of the ones and of the others.
+    """
     rng, author = sheet.rng, sheet.author
     parts = []
     for number in range(1, 1 + rng.integers(1, 7)):
