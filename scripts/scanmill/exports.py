@@ -154,9 +154,10 @@ def kept_once(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     rank = np.empty(len(boxes), int)
     rank[np.argsort(-areas, kind="stable")] = np.arange(len(boxes))
-    low = np.maximum(boxes[:, None, :2], boxes[:, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[:, 2:])
-    shared = (high - low).clip(0).prod(axis=2)
+    shared = np.ones((len(boxes), len(boxes)))
+    for axis in (0, 1):
+        low, high = boxes[:, axis], boxes[:, axis + 2]
+        shared *= (np.minimum.outer(high, high) - np.maximum.outer(low, low)).clip(0)
     repeats = shared > REPEATED * areas[:, None]
     repeats &= (regions[:, None] != regions) & (rank[:, None] > rank)
     kept = np.ones(len(boxes), bool)
