@@ -213,6 +213,11 @@ def _logos(sheet: Sheet) -> None:
 # Journals, books, reports -------------------------------------------------------------------------
 
 
+def _with_formulas(sheet: Sheet, weights: Mapping[str, float]) -> Mapping[str, float]:
+    """The same, or as often as another paragraph a formula: some writers calculate."""
+    return {**weights, "formula": 4.0} if sheet.chance(0.1) else weights
+
+
 def compose_article(sheet: Sheet) -> None:
     """A page of a journal: opening, within, or its last with the references."""
     width, height = sheet.room
@@ -233,7 +238,7 @@ def compose_article(sheet: Sheet) -> None:
         below = _wide_float(sheet, 0.35 * height)
     if not below and sheet.chance(0.12):
         below = _notes(sheet)
-    blocks = sheet.blocks(PROSE, width, height)
+    blocks = sheet.blocks(_with_formulas(sheet, PROSE), width, height)
     flow = sheet.composer.set_blocks(blocks, sheet.column, height)
     if not opening and sheet.chance(0.22):
         flow = _ending(sheet, blocks)
@@ -304,7 +309,7 @@ def compose_book(sheet: Sheet) -> None:
     sheet.running()
     wide = _chapter(sheet) if sheet.chance(0.2) else ""
     below = _notes(sheet) if sheet.chance(0.35) else ""
-    blocks = sheet.blocks(BOOK, width, height)
+    blocks = sheet.blocks(_with_formulas(sheet, BOOK), width, height)
     flow = sheet.composer.set_blocks(blocks, sheet.column, height)
     if sheet.chance(0.1):
         sheet.bottom = sheet.top + height * sheet.rng.uniform(0.2, 0.8)
@@ -680,6 +685,10 @@ def compose_tables(sheet: Sheet) -> None:
     """A page of one or a few large tables."""
     width, height = sheet.room
     sheet.running()
+    if sheet.chance(0.15):
+        head = title(sheet.author.words(2, 8), level=3) if sheet.chance(0.4) else ""
+        sheet.fill(head + sheet.composer.ledger(height * sheet.rng.uniform(0.2, 1.1)))
+        return
     if sheet.chance(0.3):  # One that began before, and goes on overleaf.
         sheet.fill(sheet.composer.worded_table(width, height * sheet.rng.uniform(0.7, 1.4)))
         return
@@ -734,6 +743,7 @@ def compose_contents(sheet: Sheet) -> None:
     dotted = "border-bottom:1.5px dotted #333"
     dots = pick(rng, (dotted, dotted, ""))
     chapters = pick(rng, ("", "font-weight:bold", "font-weight:bold;margin-top:1em"))
+    bare = bool(chapters) and sheet.chance(0.35)
     inset, many = pick(rng, (0, 1.4, 2.5)), pick(rng, (8, 8, 20))
     for chapter in range(1, int(rng.integers(5, 30))):
         for depth in range(int(rng.choice([1, 1, 2, 4]))):
@@ -745,7 +755,9 @@ def compose_contents(sheet: Sheet) -> None:
                 f"display:flex;align-items:end;padding-inline-start:{inset * bool(depth)}em;{opens}"
             )
             leader = element("span", css=f"flex:1;margin:0 .3em .3em;{dots}")
-            line = element("span", name) + leader + element("span", str(page))
+            line = element("span", name)
+            if depth or not bare:
+                line += leader + element("span", str(page))
             lines.append(element("div", line, css))
     count = int((sheet.bottom - sheet.top) / (style.size * style.leading)) - 5
     body = region("table", "".join(lines[:count]))
@@ -794,10 +806,9 @@ def compose_dictionary(sheet: Sheet) -> None:
 def compose_law(sheet: Sheet) -> None:
     """A page of an act, a contract, rules: articles of numbered paragraphs.
 
-    Paragraphs are texts, as in DocLayNet, and a list where their numbers hang out.
+    Paragraphs and the points under them are texts, as in DocLayNet.
     """
     rng, author = sheet.rng, sheet.author
-    width, height = sheet.room
     sheet.running()
     number, parts = int(rng.integers(1, 60)), []
     if sheet.chance(0.2):
@@ -820,7 +831,7 @@ def compose_law(sheet: Sheet) -> None:
         if sheet.chance(0.4):
             parts.append(plain(author.prose(rng.uniform(20, 500)), indent))
         elif hanging:
-            parts.append(sheet.composer.set_block(_hanging_clauses(sheet), width, height))
+            parts.append(_hanging_clauses(sheet))
         else:
             parts.append(_flush_clauses(sheet, indent, inset))
     below = _notes(sheet) if sheet.chance(0.15) else ""
@@ -854,14 +865,20 @@ def _flush_clauses(sheet: Sheet, indent: str, inset: str) -> str:
     return "".join(parts)
 
 
-def _hanging_clauses(sheet: Sheet) -> Block:
-    """The numbered paragraphs of an article, whose numbers stand out: a list."""
+def _hanging_clauses(sheet: Sheet) -> str:
+    """The numbered paragraphs of an article whose numbers stand out, each a text, as are the points."""
     rng, author = sheet.rng, sheet.author
-    items: list = [author.prose(rng.uniform(40, 420)) for _ in range(rng.integers(2, 7))]
-    if sheet.chance(0.3):
-        lead = author.prose(80)
-        items.append((lead, tuple(author.prose(rng.uniform(30, 120)) for _ in range(3))))
-    return Block("list", items=tuple(items), ordered=True)
+    mark, parts = pick(rng, ("{}.", "{})", "({})")), []
+    below = pick(rng, ("{})", "{}.", "–"))
+    for number in range(1, 1 + rng.integers(2, 7)):
+        said = escape(author.prose(rng.uniform(40, 420)))
+        parts.append(region("text", item(mark.format(number), said)))
+        if sheet.chance(0.3):
+            for point in range(rng.integers(2, 6)):
+                said = escape(author.prose(rng.uniform(20, 200)))
+                inner = item(below.format(chr(97 + point)), said)
+                parts.append(region("text", inner, "margin-inline-start:1.6em"))
+    return "".join(parts)
 
 
 def compose_cover(sheet: Sheet) -> None:
@@ -893,6 +910,45 @@ def compose_cover(sheet: Sheet) -> None:
         lines = _lines(author.words(1, 5) for _ in range(rng.integers(1, 4)))
         parts.append(paragraph(lines, align))
     sheet.fill("".join(parts))
+
+
+def compose_imprint(sheet: Sheet) -> None:
+    """What stands on the back of a title page: who did what, where it was printed, under which terms.
+
+    A line that a label opens is a text of its own; lines that go on one from another are one.
+    """
+    rng, author = sheet.rng, sheet.author
+    align = f"text-align:{pick(rng, ('center', 'start', 'start'))};text-indent:0"
+    gap, close = rng.uniform(0.8, 3), rng.uniform(0, 0.5)
+    height = sheet.room[1]
+    face = pick(rng, ("b", "span", "i"))
+    parts = []
+    for _ in range(rng.integers(3, 9)):
+        css = f"{align};margin:0 0 {gap:.1f}em"
+        kind = rng.random()
+        if kind < 0.3:  # A role above those who had it.
+            lines = [author.words(1, 3), *(author.name() for _ in range(rng.integers(1, 4)))]
+            said = element(face, escape(lines[0])) + "<br>" + _lines(lines[1:])
+            parts.append(paragraph(said, css))
+        elif kind < 0.55:  # Roles, each before who had it.
+            tight = f"{align};margin:0 0 {close:.1f}em"
+            for _ in range(rng.integers(2, 8)):
+                said = element(face, escape(f"{author.words(1, 3)}:")) + f" {escape(author.name())}"
+                parts.append(paragraph(said, tight))
+            parts.append(element("div", css=f"height:{gap:.1f}em"))
+        elif kind < 0.7:
+            parts.append(paragraph(_lines(author.words(2, 7) for _ in range(3)), css))
+        elif kind < 0.8:
+            number = "-".join(
+                str(rng.integers(10 ** (many - 1), 10**many)) for many in (3, 2, 4, 3)
+            )
+            parts.append(plain(f"ISBN {number}-{rng.integers(10)}", css))
+        elif kind < 0.88:
+            parts.append(element("div", draw_logo(sheet), css))
+        else:
+            parts.append(plain(author.prose(rng.uniform(40, 500)), css))
+    space = element("div", css=f"height:{height * rng.choice([0, 0, 0.2, 0.4]):.0f}px")
+    sheet.fill(space + "".join(parts))
 
 
 def _colored_ground(sheet: Sheet) -> None:
@@ -966,12 +1022,13 @@ KINDS: dict[str, Kind] = {
     "brochure": Kind(8, compose_brochure, _BROCHURES, (1,), (11, 17), 0.0),
     "form": Kind(5, compose_form, ("A4", "letter", "legal", "A5"), (1,), (11, 15), 0.0),
     "letter": Kind(3, compose_letter, ("A4", "letter", "octavo"), (1,), (13, 19), 0.0),
-    "tables": Kind(7, compose_tables, ("A4", "letter", "slide", "legal"), (1,), (10, 15), 0.0),
+    "tables": Kind(8, compose_tables, ("A4", "letter", "slide", "legal"), (1,), (10, 15), 0.0),
     "plate": Kind(2.5, compose_plate, _COMMON, (1,), (11, 15), 0.0),
-    "contents": Kind(4.5, compose_contents, ("A4", "octavo", "letter"), (1,), (12, 17), 0.0),
+    "contents": Kind(5.5, compose_contents, ("A4", "octavo", "letter"), (1,), (12, 17), 0.0),
     "dictionary": Kind(1.5, compose_dictionary, ("octavo", "A4", "B5"), (2, 2, 3), (10, 14), 0.0),
     "law": Kind(7, compose_law, ("A4", "letter", "B5", "octavo"), (1, 1, 1, 2), (11.5, 16), 0.0),
     "cover": Kind(3.5, compose_cover, ("A4", "octavo", "letter", "A5"), (1,), (13, 20), 0.0),
+    "imprint": Kind(2.5, compose_imprint, ("A4", "A5", "octavo", "B5"), (1,), (11, 16), 0.0),
     "slide": Kind(1.5, compose_slide, ("slide",), (1,), (20, 32), 0.0),
     "nothing": Kind(1, compose_nothing, ("A4", "octavo", "letter"), (1,), (12, 16), 0.0),
 }  # fmt: skip

@@ -38,7 +38,10 @@ _LANGUAGES = {
     "Hebr": "he",
 }
 _BULLETS = ("•", "•", "•", "–", "-", "■", "▪", "○", "◦", "►", "✓", "*", "·", "□", "→", "★")
-_COLORS = ("#7a1f1f", "#123a6b", "#1d5c3a", "#444", "#8a5a00", "#5b2a6e", "#0077a8", "#b03a2e")
+_COLORS = (
+    "#7a1f1f", "#123a6b", "#1d5c3a", "#444", "#8a5a00", "#5b2a6e", "#0077a8", "#b03a2e", "#d2691e",
+    "#e07b00", "#2e86c1", "#6aa121",
+)  # fmt: skip
 _SYMBOLS = "xyzabnkmtpqrαβγδεθλμνπρστφψωΔΣΩ"
 #: Between the baselines of lines, in sizes of their type, and how often.
 _LEADINGS = {
@@ -247,9 +250,12 @@ def _heading_css(accent: str, rng: np.random.Generator) -> str:
     """How headings differ from the text, but for their face and size."""
     weight = pick(rng, ("bold", "bold", "bold", "normal"))
     css = [f"font-weight:{weight}"]
-    if rng.random() < 0.15 or weight == "normal":
+    only_colored = weight == "normal" and rng.random() < 0.25
+    if only_colored:
+        css.append(f"color:{pick(rng, _COLORS)}")
+    elif rng.random() < 0.15 or weight == "normal":
         css.append(pick(rng, _HEADING_FACES))
-    if rng.random() < 0.3:
+    if not only_colored and rng.random() < 0.3:
         css.append(f"color:{accent}")
     if rng.random() < 0.08:
         css.append("border-bottom:1px solid")
@@ -476,7 +482,9 @@ class Composer:
         if rng.random() < 0.5:
             css = "position:absolute;inset-inline-end:0"
             number = element("span", f"({rng.integers(1, 40)})", css)
-        terms = f"<mrow>{self._term()}<mo>=</mo>{self._row()}</mrow>"
+        kind = rng.random()
+        right = self._cases() if kind < 0.1 else self._matrix() if kind < 0.2 else self._row()
+        terms = f"<mrow>{self._term()}<mo>=</mo>{right}</mrow>"
         css = (
             "position:relative;display:flex;align-items:center;justify-content:center;"
             "margin:.6em 0;break-inside:avoid"
@@ -511,6 +519,25 @@ class Composer:
         sign = pick(rng, ("+", "−", "·", "≤", "=") if depth < 1 else ("+", "−"))
         terms = [self._term(depth) for _ in range(rng.integers(1, 4))]
         return f"<mo>{sign}</mo>".join(terms)
+
+    def _cases(self) -> str:
+        """What holds in each of a few cases, behind a brace, as MathML."""
+        rows = [
+            f"<mtr><mtd>{self._row(1)}</mtd><mtd>{self._term(2)}<mo>&gt;</mo>{self._term(2)}</mtd></mtr>"
+            for _ in range(self.rng.integers(2, 5))
+        ]
+        return f"<mo>{{</mo><mtable columnalign='left'>{''.join(rows)}</mtable>"
+
+    def _matrix(self) -> str:
+        """Terms in rows and columns between brackets, as MathML."""
+        columns = int(self.rng.integers(1, 5))
+        row = [f"<mtd>{self._term(2)}</mtd>" for _ in range(columns)]
+        rows = "".join(
+            f"<mtr>{''.join(self.rng.permutation(row))}</mtr>"
+            for _ in range(self.rng.integers(2, 5))
+        )
+        left, right = pick(self.rng, ("()", "[]", "||"))
+        return f"<mo>{left}</mo><mtable>{rows}</mtable><mo>{right}</mo>"
 
     def caption(self, text: str, label: str) -> str:
         """A caption: text."""
@@ -703,6 +730,31 @@ class Composer:
             parts.append(author.words(1, 4))
             lines.insert(0, element("b", escape(parts[-1])))
         return "<br>".join(lines), sum(len(part) + letters / 2 for part in parts)
+
+    def ledger(self, tall: float) -> str:
+        """A table without rules, as of budgets: codes that stand the further in the deeper they are,
+        what they mean in capitals or over several lines, amounts."""
+        rng, author, size = self.rng, self.author, self.style.size
+        depths = int(rng.integers(2, 5))
+        amounts, depth, used, rows = int(rng.integers(0, 4)), 0, 0.0, []
+        codes = [int(rng.integers(1, 900)) for _ in range(depths)]
+        top = pick(rng, ("font-weight:bold", "font-weight:bold;text-transform:uppercase", ""))
+        gap = rng.uniform(0, 0.8)
+        while used < tall or len(rows) < 3:
+            codes[depth] += int(rng.integers(1, 30))
+            cells = "".join(
+                element("td", str(codes[place] * 10**place) if place == depth else "", "width:4em")
+                for place in range(depths)
+            )
+            cells += element("td", escape(author.words(2, 8 + 8 * (depth > 0))))
+            for _ in range(amounts):
+                amount = f"{rng.integers(10, 10**7):,}.00"
+                cells += element("td", amount, "text-align:end;white-space:nowrap")
+            css = f"{top};line-height:{1.3 + gap}" if not depth else "line-height:1.3"
+            rows.append(element("tr", cells, css))
+            used += 1.7 * size
+            depth = min(depths - 1, depth + 1) if rng.random() < 0.5 else int(rng.integers(depths))
+        return region("table", element("tbody", "".join(rows)), "width:100%", "table")
 
     def _heads_over_columns(self, columns: int) -> str:
         """A row of a table's head whose two cells stand over several columns each."""

@@ -109,17 +109,38 @@ def test_all_classes_come_about_as_often_as_in_publaynet(typesetter, materials):
         assert low < counts[name] / total < high
 
 
-def test_paragraphs_of_acts_are_texts_unless_their_numbers_hang_out(materials):
-    """Items of a list stand beside their marks; lines of a paragraph begin below its number."""
-    lists = texts = 0
+def test_clauses_of_acts_are_texts_each_by_itself(materials):
+    """Whether their numbers begin their first line or hang out beside it."""
+    flush = hanging = 0
     for seed in range(40):
         html = compose_page(materials, np.random.default_rng([seed, 4]), ["law"]).html
-        numbered = len(re.findall(r'<p[^>]*data-region="text"[^>]*>\d+[.)] ', html))
-        hanging = html.count('data-region="list"')
-        assert not (numbered and hanging), seed
+        assert 'data-region="list"' not in html
         assert html.count('data-region="title"') > 4
-        texts, lists = texts + (numbered > 3), lists + (hanging > 3)
-    assert texts > lists > 5
+        begun = re.findall(r'<p[^>]*data-region="text"[^>]*>\d+[.)] ', html)
+        beside = re.findall(r'data-region="text"[^>]*><div class="item">', html)
+        assert html.count('class="item"') == len(beside)
+        flush, hanging = flush + (len(begun) > 3), hanging + (len(beside) > 3)
+    assert flush > hanging > 5
+
+
+def test_lines_of_an_imprint_are_texts_where_labels_open_them(materials):
+    labelled = roles = 0
+    for seed in range(20):
+        html = compose_page(materials, np.random.default_rng([seed, 9]), ["imprint"]).html
+        texts = re.findall(r'<p[^>]*data-region="text"[^>]*>(.*?)</p>', html)
+        assert texts
+        lines = [text for text in texts if re.match(r"<(b|i|span)>[^<]*:</", text)]
+        assert not any("<br>" in text for text in lines)
+        labelled += len(lines)
+        roles += sum(bool(re.match(r"<(b|i|span)>[^<:]*</\1><br>", text)) for text in texts)
+    assert labelled > roles > 5
+
+
+def test_a_ledger_is_one_table_with_codes_at_several_depths():
+    rows = re.findall(r"<tr.*?</tr>", composer().ledger(600))
+    assert len(rows) > 10
+    depths = {re.search(r"<td[^>]*>\d", row).start() > len("<tr style=") + 90 for row in rows}
+    assert depths == {False, True}
 
 
 def test_equal_seeds_compose_equal_pages(materials):
