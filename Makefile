@@ -68,7 +68,7 @@ test-packages:  ## install what some tests need beside the environment, where th
 	else echo "Not root, or no apt-get: tests that need Chromium, Slurm or Tesseract are skipped unless they are there."; fi
 
 test: env  ## run the tests, those of three files side by side
-	$(IN_ENV) pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(IN_ENV) pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 30
 
 test-slurm: env test-packages  ## as root: run archives through profiles/slurm on a cluster of one node, twice
 	$(IN_ENV) pytest tests/workflow/test_slurm.py

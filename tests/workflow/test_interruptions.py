@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from conftest import (
@@ -66,6 +67,11 @@ class Started:
 def wake(job):
     for process in job:
         os.kill(process, signal.SIGCONT)
+
+
+def parent_of(process):
+    status = Path(f"/proc/{process}/stat").read_text()
+    return int(status.rpartition(")")[2].split()[1])
 
 
 def records(directory, stage):
@@ -137,6 +143,27 @@ def test_snakemake_killed_and_its_job_living_on(half_done, undisturbed):
     assert outcomes(directory, "detect_layout") == dict.fromkeys(SHARDS["00000"], "reused")
     assert tables(directory) == tables(undisturbed.directory)
     assert_none_survives(directory)
+
+
+def test_a_job_killed_alone_takes_its_loaders_with_it(half_done, undisturbed):
+    """As the kernel does for want of memory. They stand still, and could not notice by themselves."""
+    directory = half_done.directory
+    run = Started(directory, *half_done.config, SLOWLY)
+    run.wait_for(directory / "results/store/album/detections.parquet")
+    at_work = set(run.put_job_to_sleep())
+    (job,) = (process for process in at_work if parent_of(process) not in at_work)
+    helpers = at_work - {job}
+    assert helpers
+    os.kill(job, signal.SIGKILL)
+    end = time.monotonic() + PATIENCE
+    while helpers & set(processes_in(directory)):
+        assert time.monotonic() < end, helpers
+        time.sleep(0.01)
+    assert run.process.wait(PATIENCE) != 0
+    assert_none_survives(directory)
+
+    assert half_done.run().made["detect_layout"] < SHARDS["00000"]
+    assert tables(directory) == tables(undisturbed.directory)
 
 
 def test_a_run_stopped_by_the_keyboard(half_done, undisturbed):
