@@ -8,8 +8,9 @@ import pytest
 import typeset
 from typeset import needs_chromium
 
-from scanmill.layouts import KINDS, compose_page, divide
+from scanmill.layouts import KINDS, compose_page
 from scanmill.manuscripts import Block
+from scanmill.paneled_pages import divide
 from scanmill.sheets import Materials, Sheet
 from scanmill.synthesis import CLASSES
 from scanmill.typefaces import Typefaces
