@@ -16,11 +16,6 @@ PROSE = {"paragraph": 10, "heading": 1.6, "list": 0.5, "figure": 0.5, "table": 0
 _LINES = ("#000", "#333", "#777")
 
 
-def labelled(label: str, text: str) -> str:
-    """Plain text after a bold label, as HTML."""
-    return f"<b>{escape(label)}:</b> {escape(text)}"
-
-
 def in_lines(texts: Iterable[str]) -> str:
     """Plain texts as lines of HTML."""
     return "<br>".join(map(escape, texts))

@@ -7,7 +7,7 @@ from html import escape
 
 from scanmill.manuscripts import Block
 from scanmill.markup import element, image, paragraph, plain, region, title
-from scanmill.page_parts import PROSE, footnotes, in_lines, labelled, row_of_logos
+from scanmill.page_parts import PROSE, footnotes, in_lines, row_of_logos
 from scanmill.sheets import Sheet
 from scanmill.typography import pick
 
@@ -32,6 +32,11 @@ BOOK = {
 }
 REPORT = {"paragraph": 6, "heading": 2.2, "list": 1.6, "figure": 1, "table": 1.1, "code": 0.25}
 GUIDE = {"paragraph": 4, "heading": 2.2, "list": 2, "figure": 1.2, "table": 0.5, "code": 0.6}
+
+
+def _labelled(label: str, text: str) -> str:
+    """Plain text after a bold label, as HTML."""
+    return f"<b>{escape(label)}:</b> {escape(text)}"
 
 
 def _with_formulas(sheet: Sheet, weights: Mapping[str, float]) -> Mapping[str, float]:
@@ -114,14 +119,14 @@ def _abstract(sheet: Sheet) -> str:
         parts.append(title(label, "margin-top:0", 3))
     if sheet.chance(0.3):
         for _ in range(rng.integers(2, 5)):
-            text = labelled(author.words(1, 2), author.prose(rng.uniform(120, 420)))
+            text = _labelled(author.words(1, 2), author.prose(rng.uniform(120, 420)))
             parts.append(paragraph(text))
     else:
         lead = f"<b>{escape(label)}.</b> " if run_in else ""
         parts.append(paragraph(lead + escape(author.prose(rng.uniform(500, 1700)))))
     if sheet.chance(0.5):
         words = ", ".join(author.words(1, 2) for _ in range(rng.integers(3, 8)))
-        parts.append(paragraph(labelled("Keywords", words)))
+        parts.append(paragraph(_labelled("Keywords", words)))
     box, size = pick(rng, _ABSTRACTS), rng.uniform(0.9, 1)
     css = f"{box};margin-bottom:{sheet.style.size:.0f}px;font-size:{size:.2f}em"
     return element("div", "".join(parts), css)
@@ -162,7 +167,7 @@ def _side_bar(sheet: Sheet) -> float:
     left = sheet.left + 0.27 * width
     notes = ""
     for _ in range(rng.integers(2, 8)):
-        text = labelled(author.words(1, 2), author.prose(rng.uniform(30, 220)))
+        text = _labelled(author.words(1, 2), author.prose(rng.uniform(30, 220)))
         notes += paragraph(text, "font-size:.78em;text-align:start;margin-bottom:.8em")
     box = (sheet.left, sheet.top + 0.2 * height, left - 0.04 * width, sheet.bottom)
     sheet.place(box, notes)

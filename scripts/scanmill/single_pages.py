@@ -259,9 +259,9 @@ def compose_imprint(sheet: Sheet) -> None:
         css = f"{align};margin:0 0 {gap:.1f}em"
         kind = rng.random()
         if kind < 0.3:  # A role above those who had it.
-            lines = [author.words(1, 3), *(author.name() for _ in range(rng.integers(1, 4)))]
-            said = element(face, escape(lines[0])) + "<br>" + in_lines(lines[1:])
-            parts.append(paragraph(said, css))
+            role = element(face, escape(author.words(1, 3)))
+            names = in_lines(author.name() for _ in range(rng.integers(1, 4)))
+            parts.append(paragraph(f"{role}<br>{names}", css))
         elif kind < 0.55:  # Roles, each before who had it.
             tight = f"{align};margin:0 0 {close:.1f}em"
             for _ in range(rng.integers(2, 8)):

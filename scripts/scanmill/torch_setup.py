@@ -1,4 +1,5 @@
-"""Imports torch, after what it reads once, and before what it should not say.
+"""Imports torch, torchvision and Detectron2's layers: after what torch reads once, before what it should
+not say, and without what nobody here uses.
 
 Every module that uses torch or Detectron2 imports this one first.
 """

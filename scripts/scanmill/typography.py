@@ -526,15 +526,14 @@ class Composer:
             f"<mtr><mtd>{self._row(1)}</mtd><mtd>{self._term(2)}<mo>&gt;</mo>{self._term(2)}</mtd></mtr>"
             for _ in range(self.rng.integers(2, 5))
         ]
-        return f"<mo>{{</mo><mtable columnalign='left'>{''.join(rows)}</mtable>"
+        return f"<mo>{{</mo><mtable>{''.join(rows)}</mtable>"
 
     def _matrix(self) -> str:
         """Terms in rows and columns between brackets, as MathML."""
-        columns = int(self.rng.integers(1, 5))
-        row = [f"<mtd>{self._term(2)}</mtd>" for _ in range(columns)]
+        columns, count = self.rng.integers(1, 5), self.rng.integers(2, 5)
         rows = "".join(
-            f"<mtr>{''.join(self.rng.permutation(row))}</mtr>"
-            for _ in range(self.rng.integers(2, 5))
+            f"<mtr>{''.join(f'<mtd>{self._term(2)}</mtd>' for _ in range(columns))}</mtr>"
+            for _ in range(count)
         )
         left, right = pick(self.rng, ("()", "[]", "||"))
         return f"<mo>{left}</mo><mtable>{rows}</mtable><mo>{right}</mo>"
@@ -732,8 +731,8 @@ class Composer:
         return "<br>".join(lines), sum(len(part) + letters / 2 for part in parts)
 
     def ledger(self, tall: float) -> str:
-        """A table without rules, as of budgets: codes that stand the further in the deeper they are,
-        what they mean in capitals or over several lines, amounts."""
+        """A table as of budgets: codes that stand the further in the deeper they are, what they mean,
+        those of the first depth perhaps in capitals, amounts."""
         rng, author, size = self.rng, self.author, self.style.size
         depths = int(rng.integers(2, 5))
         amounts, depth, used, rows = int(rng.integers(0, 4)), 0, 0.0, []

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from scanmill.sheets import Materials, Sheet
 from scanmill.synthesis import CLASSES
 from scanmill.typefaces import Typefaces
 from scanmill.typesetting import Typesetter
-from scanmill.typography import Composer, new_style, style_sheet
+from scanmill.typography import Composer, _heading_css, new_style, style_sheet
 
 FACES = {"Latn": Typefaces(("DejaVu Sans", "DejaVu Serif"), (), ())}
 
@@ -137,11 +138,16 @@ def test_lines_of_an_imprint_are_texts_where_labels_open_them(materials):
     assert labelled > roles > 5
 
 
-def test_a_ledger_is_one_table_with_codes_at_several_depths():
-    rows = re.findall(r"<tr.*?</tr>", composer().ledger(600))
-    assert len(rows) > 10
-    depths = {re.search(r"<td[^>]*>\d", row).start() > len("<tr style=") + 90 for row in rows}
-    assert depths == {False, True}
+def test_chapters_in_contents_may_stand_without_their_page(materials):
+    """Then in bold; what is in them always says its page."""
+    without = 0
+    for seed in range(30):
+        html = compose_page(materials, np.random.default_rng([seed, 3]), ["contents"]).html
+        entries = re.findall(r'<div style="display:flex;align-items:end;([^"]*)">(.*?)</div>', html)
+        bare = [css for css, line in entries if not re.search(r"<span>\d+</span>$", line)]
+        assert all("bold" in css for css in bare)
+        without += bool(bare)
+    assert 0 < without < 15
 
 
 def test_equal_seeds_compose_equal_pages(materials):
@@ -198,6 +204,40 @@ def test_numbers_of_long_items_hang_out():
     assert flush("Of rye and barley. " * 12, True) == 0
     assert flush("Of rye and barley. " * 12, False) > 5
     assert flush("Of rye", True) > 5
+
+
+def test_a_ledger_is_one_table_with_codes_at_several_depths():
+    html = composer().ledger(600)
+    assert re.findall(r'data-region="(\w+)"', html) == ["table"]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr.*?</tr>", html)]
+    assert len(rows) > 10
+    assert len({next(i for i, cell in enumerate(row) if cell) for row in rows}) > 1
+    assert all(re.fullmatch(r"\d+", next(filter(None, row))) for row in rows)
+
+
+def test_formulas_are_texts_some_with_matrices_and_cases():
+    setter = composer()
+    several = 0
+    for _ in range(100):
+        html = setter.formula()
+        assert re.findall(r'data-region="(\w+)"', html) == ["text"]
+        tree = ElementTree.fromstring(html)
+        for table in tree.iter("mtable"):
+            several += 1
+            columns = {len(row) for row in table}
+            assert len(table) > 1
+            assert len(columns) == 1
+    assert 5 < several < 60
+
+
+def test_headings_may_differ_from_the_text_by_their_colour_alone():
+    rng = np.random.default_rng(0)
+    ways = [_heading_css("#000", rng) for _ in range(400)]
+    colored = [css for css in ways if re.match(r"font-weight:normal;color:#(?!000)", css)]
+    assert 10 < len(colored) < 60
+    assert not any("italic" in css or "case" in css or "caps" in css for css in colored)
+    normal = [css for css in ways if css.startswith("font-weight:normal")]
+    assert all(";" in css for css in normal)  # None is as the text is.
 
 
 def test_captions_are_text_beside_their_table_or_figure():
