@@ -52,7 +52,7 @@ KINDS: dict[str, Kind] = {
     "letter": Kind(3, compose_letter, ("A4", "letter", "octavo"), (1,), (13, 19), 0.0),
     "tables": Kind(8, compose_tables, ("A4", "letter", "slide", "legal"), (1,), (10, 15), 0.0),
     "plate": Kind(2.5, compose_plate, _COMMON, (1,), (11, 15), 0.0),
-    "contents": Kind(5.5, compose_contents, ("A4", "octavo", "letter"), (1,), (12, 17), 0.0),
+    "contents": Kind(7, compose_contents, ("A4", "octavo", "letter"), (1,), (12, 17), 0.0),
     "dictionary": Kind(1.5, compose_dictionary, ("octavo", "A4", "B5"), (2, 2, 3), (10, 14), 0.0),
     "law": Kind(7, compose_law, ("A4", "letter", "B5", "octavo"), (1, 1, 1, 2), (11.5, 16), 0.0),
     "cover": Kind(3.5, compose_cover, ("A4", "octavo", "letter", "A5"), (1,), (13, 20), 0.0),

@@ -33,7 +33,7 @@ def footnotes(sheet: Sheet) -> str:
 
 
 def draw_logo(sheet: Sheet) -> str:
-    """A mark of a house, half of them with its name: a figure."""
+    """A mark of a house: a figure, perhaps with its name, which may also be a text beside it."""
     rng = sheet.rng
     size = rng.uniform(36, 90)
     if sheet.materials.pictures and sheet.chance(0.4):
@@ -44,14 +44,17 @@ def draw_logo(sheet: Sheet) -> str:
         shapes += shape("path", d="M1 1h58v58h-58z", fill="none", stroke="#333")
         side = f"{size:.0f}"
         inner = shape("svg", shapes, width=side, height=side, viewBox="0 0 60 60")
-    if sheet.chance(0.5):
-        name = in_lines(sheet.author.words(1, 2)[:18] for _ in range(rng.integers(1, 4)))
-        weight, high = pick(rng, ("bold", "normal")), size * rng.uniform(0.2, 0.32)
-        css = f"font:{weight} {high:.0f}px/1.1 sans-serif;margin-inline-start:.5em;text-align:start"
-        inner = element(
-            "span", inner + element("span", name, css), "display:flex;align-items:center"
+    if sheet.chance(0.55):
+        return region("figure", inner, "display:inline-block;line-height:0")
+    name = in_lines(sheet.author.words(1, 2)[:18] for _ in range(rng.integers(1, 4)))
+    weight, high = pick(rng, ("bold", "normal")), size * rng.uniform(0.2, 0.32)
+    css = f"font:{weight} {high:.0f}px/1.1 sans-serif;margin-inline-start:.5em;text-align:start"
+    beside = "display:inline-flex;align-items:center"
+    if sheet.chance(0.4):  # A mark, and a text.
+        return element(
+            "div", region("figure", inner, "line-height:0") + region("text", name, css), beside
         )
-    return region("figure", inner, "display:inline-block;line-height:0")
+    return region("figure", inner + element("span", name, css), f"{beside};line-height:0")
 
 
 def _logo_shape(rng: np.random.Generator) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from html import escape
 
 from scanmill.manuscripts import Block
@@ -68,7 +69,7 @@ def compose_contents(sheet: Sheet) -> None:
     align = pick(rng, ("center", "start"))
     names = ("Contents", "CONTENTS", "Table of Contents", author.words(1, 2))
     heading = title(pick(rng, names), f"text-align:{align}", 1)
-    if sheet.chance(0.35):
+    if sheet.chance(0.45):
         sheet.fill(_contents_of_journal(sheet), heading if sheet.chance(0.7) else "")
         return
     page, lines = 1, []
@@ -100,22 +101,29 @@ def _contents_of_journal(sheet: Sheet) -> str:
     """Authors and names of articles over several lines, each with its page; in parts with headings."""
     rng, author = sheet.rng, sheet.author
     page, parts = int(rng.integers(1, 200)), []
-    gap, face = rng.uniform(0, 0.9), pick(rng, ("b", "i", "span"))
-    dots = pick(rng, ("border-bottom:1.5px dotted #333", ""))
+    gap, face = rng.uniform(0, 1.3), pick(rng, ("b", "i", "span"))
+    after, wide = pick(rng, (", ", "<br>", "<br>", ": ")), pick(rng, (85, 92))
+    named, align = pick(rng, ("i", "i", "span")), pick(rng, ("start", "justify"))
+    dots = pick(rng, ("border-bottom:1.5px dotted #333", "border-bottom:1.5px dotted #333", ""))
+    inside = sheet.chance(0.35)
     for _ in range(rng.integers(1, 5)):
         entries = ""
+        if inside and sheet.chance(0.8):  # What a part is called belongs to the table.
+            entries = element(
+                "b", escape(author.words(1, 4)), f"display:block;margin:{gap:.2f}em 0"
+            )
         for _ in range(rng.integers(2, 12)):
             page += int(rng.integers(2, 30))
-            text = element(face, escape(author.name())) + pick(rng, (", ", "<br>", ": "))
-            text += f"<i>{escape(author.words(5, 30))}</i>"
-            said = element("span", text, "max-width:85%")
+            text = element(face, escape(author.name())) + after
+            text += element(named, escape(author.words(5, 30)))
+            said = element("span", text, f"max-width:{wide}%;text-align:{align}")
             line = said + element("span", css=f"flex:1;margin:0 .3em .3em;{dots}")
             line += element("span", str(page), "align-self:flex-end")
             entries += element("div", line, f"display:flex;margin-bottom:{gap:.2f}em")
-        if parts or sheet.chance(0.3):
+        if not inside and (parts or sheet.chance(0.3)):
             parts.append(title(author.words(1, 4), "text-align:center"))
-        parts.append(region("table", entries))
-    return "".join(parts)
+        parts.append(entries if inside else region("table", entries))
+    return region("table", "".join(parts)) if inside else "".join(parts)
 
 
 def compose_dictionary(sheet: Sheet) -> None:
@@ -147,9 +155,9 @@ def compose_law(sheet: Sheet) -> None:
         parts.append(_head_of_act(sheet))
     sign = pick(rng, ("§ {}.", "Art. {}.", "Article {}", "§ {}", "{}.", "Section {}"))
     align = f"text-align:{pick(rng, ('center', 'center', 'start'))}"
-    chapters = 0.12 if sheet.chance(0.5) else 0
+    chapters = 0.2 if sheet.chance(0.5) else 0
     hanging = sheet.chance(0.35)
-    inset = f"margin-inline-start:{pick(rng, (0, 1, 1.5, 2.5))}em"
+    inset = 1.6 if hanging else pick(rng, (0, 1, 1.5, 2.5))
     indent = f"text-indent:{pick(rng, (0, 0, 1.5))}em"
     while len(parts) < 30:
         number += 1
@@ -162,10 +170,8 @@ def compose_law(sheet: Sheet) -> None:
         parts.append(title(heading, align, 3))
         if sheet.chance(0.4):
             parts.append(plain(author.prose(rng.uniform(20, 500)), indent))
-        elif hanging:
-            parts.append(_hanging_clauses(sheet))
         else:
-            parts.append(_flush_clauses(sheet, indent, inset))
+            parts.append(_clauses(sheet, hanging, indent, inset))
     below = footnotes(sheet) if sheet.chance(0.15) else ""
     sheet.fill("".join(parts), below=below, columns=sheet.style.columns)
 
@@ -182,35 +188,29 @@ def _head_of_act(sheet: Sheet) -> str:
     return "".join(parts)
 
 
-def _flush_clauses(sheet: Sheet, indent: str, inset: str) -> str:
-    """The numbered paragraphs of an article, each a text, as are the points below them.
+def _clauses(sheet: Sheet, hanging: bool, indent: str, inset: float) -> str:
+    """The numbered paragraphs of an article, each a text, as are the points under them, and theirs.
 
-    `indent` and `inset` are CSS of the ones and of the others.
+    Their numbers stand out if they are `hanging`; if not, `indent` is the paragraphs' CSS. Points lie
+    `inset` em further in than what they are under.
     """
     rng, author = sheet.rng, sheet.author
-    parts = []
-    for number in range(1, 1 + rng.integers(1, 7)):
-        parts.append(plain(f"{number}. {author.prose(rng.uniform(40, 480))}", indent))
-        if sheet.chance(0.25):
-            for point in range(1, 1 + rng.integers(2, 6)):
-                parts.append(plain(f"{point}) {author.prose(rng.uniform(20, 220))}", inset))
-    return "".join(parts)
+    points = pick(rng, ("1)", "a)", "–"))
+    marks = (pick(rng, ("1.", "1.", "1)", "(1)")), points, "–" if points == "a)" else "a)")
 
+    def level(depth: int) -> Iterator[str]:
+        for number in range(1, 1 + rng.integers(1 + bool(depth), 7)):
+            mark = marks[depth].replace("1", str(number)).replace("a", chr(96 + number))
+            said = escape(author.prose(rng.uniform(20, (480, 220, 160)[depth])))
+            css = f"margin-inline-start:{depth * inset}em" if depth else ""
+            if hanging:
+                yield region("text", item(mark, said), css)
+            else:
+                yield paragraph(f"{mark} {said}", css or indent)
+            if depth < 2 and sheet.chance((0.3, 0.15)[depth]):
+                yield from level(depth + 1)
 
-def _hanging_clauses(sheet: Sheet) -> str:
-    """The numbered paragraphs of an article whose numbers stand out, each a text, as are the points."""
-    rng, author = sheet.rng, sheet.author
-    mark, parts = pick(rng, ("{}.", "{})", "({})")), []
-    below = pick(rng, ("{})", "{}.", "–"))
-    for number in range(1, 1 + rng.integers(2, 7)):
-        said = escape(author.prose(rng.uniform(40, 420)))
-        parts.append(region("text", item(mark.format(number), said)))
-        if sheet.chance(0.3):
-            for point in range(rng.integers(2, 6)):
-                said = escape(author.prose(rng.uniform(20, 200)))
-                inner = item(below.format(chr(97 + point)), said)
-                parts.append(region("text", inner, "margin-inline-start:1.6em"))
-    return "".join(parts)
+    return "".join(level(0))
 
 
 def compose_cover(sheet: Sheet) -> None:

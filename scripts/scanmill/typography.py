@@ -250,7 +250,7 @@ def _heading_css(accent: str, rng: np.random.Generator) -> str:
     """How headings differ from the text, but for their face and size."""
     weight = pick(rng, ("bold", "bold", "bold", "normal"))
     css = [f"font-weight:{weight}"]
-    only_colored = weight == "normal" and rng.random() < 0.25
+    only_colored = weight == "normal" and rng.random() < 0.4
     if only_colored:
         css.append(f"color:{pick(rng, _COLORS)}")
     elif rng.random() < 0.15 or weight == "normal":
@@ -261,13 +261,14 @@ def _heading_css(accent: str, rng: np.random.Generator) -> str:
         css.append("border-bottom:1px solid")
     if rng.random() < 0.05:
         css.append("border-top:2px solid")
-    if rng.random() < 0.05:
-        colors = (
-            "background:#ddd",
-            "background:#333;color:#fff",
-            f"background:{accent};color:#fff",
+    if rng.random() < 0.09:
+        color = pick(rng, _COLORS) if accent == "#000" else accent
+        css.append(
+            pick(
+                rng,
+                ("background:#ddd", "background:#333;color:#fff", f"background:{color};color:#fff"),
+            )
         )
-        css.append(pick(rng, colors))
     if rng.random() < 0.1:
         css.append("letter-spacing:.08em")
     return ";".join(css)
