@@ -98,7 +98,10 @@ def compose_contents(sheet: Sheet) -> None:
 
 
 def _contents_of_journal(sheet: Sheet) -> str:
-    """Authors and names of articles over several lines, each with its page; in parts with headings."""
+    """Authors and names of articles over several lines, each with its page, in parts.
+
+    What the parts are called are titles between tables, or all is one table.
+    """
     rng, author = sheet.rng, sheet.author
     page, parts = int(rng.integers(1, 200)), []
     gap, face = rng.uniform(0, 1.3), pick(rng, ("b", "i", "span"))
@@ -109,9 +112,8 @@ def _contents_of_journal(sheet: Sheet) -> str:
     for _ in range(rng.integers(1, 5)):
         entries = ""
         if inside and sheet.chance(0.8):  # What a part is called belongs to the table.
-            entries = element(
-                "b", escape(author.words(1, 4)), f"display:block;margin:{gap:.2f}em 0"
-            )
+            css = f"display:block;margin:{gap:.2f}em 0"
+            entries = element("b", escape(author.words(1, 4)), css)
         for _ in range(rng.integers(2, 12)):
             page += int(rng.integers(2, 30))
             text = element(face, escape(author.name())) + after

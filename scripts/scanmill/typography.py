@@ -263,12 +263,8 @@ def _heading_css(accent: str, rng: np.random.Generator) -> str:
         css.append("border-top:2px solid")
     if rng.random() < 0.09:
         color = pick(rng, _COLORS) if accent == "#000" else accent
-        css.append(
-            pick(
-                rng,
-                ("background:#ddd", "background:#333;color:#fff", f"background:{color};color:#fff"),
-            )
-        )
+        grounds = ("#ddd", "#333;color:#fff", f"{color};color:#fff")
+        css.append(f"background:{pick(rng, grounds)}")
     if rng.random() < 0.1:
         css.append("letter-spacing:.08em")
     return ";".join(css)

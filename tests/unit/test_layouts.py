@@ -11,6 +11,7 @@ from typeset import needs_chromium
 
 from scanmill.layouts import KINDS, compose_page
 from scanmill.manuscripts import Block
+from scanmill.page_parts import draw_logo
 from scanmill.paneled_pages import divide
 from scanmill.sheets import Materials, Sheet
 from scanmill.synthesis import CLASSES
@@ -113,7 +114,7 @@ def test_all_classes_come_about_as_often_as_in_publaynet(typesetter, materials):
 
 def test_clauses_of_acts_are_texts_each_by_itself(materials):
     """Whether their numbers begin their first line or hang out beside it."""
-    flush = hanging = 0
+    flush = hanging = deeper = 0
     for seed in range(40):
         html = compose_page(materials, np.random.default_rng([seed, 4]), ["law"]).html
         assert 'data-region="list"' not in html
@@ -122,7 +123,12 @@ def test_clauses_of_acts_are_texts_each_by_itself(materials):
         beside = re.findall(r'data-region="text"[^>]*><div class="item">', html)
         assert html.count('class="item"') == len(beside)
         flush, hanging = flush + (len(begun) > 3), hanging + (len(beside) > 3)
+        insets = {float(each) for each in re.findall(r"margin-inline-start:([\d.]+)em", html)}
+        deeper += len(insets) > 1
+        assert len(insets) < 3
+        assert len(insets) < 2 or max(insets) == 2 * min(insets)
     assert flush > hanging > 5
+    assert deeper > 5
 
 
 def test_lines_of_an_imprint_are_texts_where_labels_open_them(materials):
@@ -148,6 +154,35 @@ def test_chapters_in_contents_may_stand_without_their_page(materials):
         assert all("bold" in css for css in bare)
         without += bool(bare)
     assert 0 < without < 15
+
+
+def test_contents_by_author_are_one_table_or_a_table_for_each_part(materials):
+    """Titles stand between tables; in a table the parts' names are no regions."""
+    whole = parted = 0
+    for seed in range(60):
+        html = compose_page(materials, np.random.default_rng([seed, 3]), ["contents"]).html
+        if not re.search(r"max-width:\d+%", html):
+            continue
+        tables = html.count('data-region="table"')
+        inside = re.findall(r'<b style="display:block[^"]*">', html)
+        if inside:
+            assert tables == 1
+        else:
+            assert html.count("<h2") in (tables, tables - 1)
+        whole, parted = whole + bool(inside), parted + (tables > 1)
+    assert min(whole, parted) > 5
+
+
+def test_a_logo_may_have_its_name_in_it_or_as_a_text_beside_it(materials):
+    rng = np.random.default_rng(0)
+    sheet = Sheet(materials, "Latn", "A4", 1, 14, rng)
+    logos = [draw_logo(sheet) for _ in range(200)]
+    assert all(logo.count('data-region="figure"') == 1 for logo in logos)
+    named = [logo for logo in logos if "sans-serif" in logo]
+    beside = [logo for logo in named if 'data-region="text"' in logo]
+    assert 60 < len(named) < 120
+    assert 20 < len(beside) < len(named) - 20
+    assert all(logo.count("data-region") == 1 for logo in logos if logo not in beside)
 
 
 def test_equal_seeds_compose_equal_pages(materials):
