@@ -40,8 +40,9 @@ from scanmill.model_folders import CARD, CONFIG, is_backbone, model_digest, read
 from scanmill.processors import cpu_model
 from scanmill.progress import logger
 from scanmill.tables import digest_json
-from scanmill.training import LOG_PERIOD, read_metrics, training_dtype
+from scanmill.training import training_dtype
 from scanmill.training_curves import draw_comparison
+from scanmill.training_hooks import LOG_PERIOD, read_metrics
 from scanmill.training_job import VALIDATION, TrainingJob, make_model
 
 if TYPE_CHECKING:

@@ -7,10 +7,8 @@ not been.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
-import json
 import logging.handlers
 import math
 import multiprocessing
@@ -23,55 +21,36 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
-import numpy as np
-
 import scanmill.torch_setup  # noqa: F401
 
 # isort: split
-import safetensors.torch
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import TrainerBase, create_ddp_model, hooks, launch
-from detectron2.layers import ROIAlign
-from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.solver.build import get_default_optimizer_params
-from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils import comm
-from detectron2.utils.events import (
-    EventStorage,
-    EventWriter,
-    JSONWriter,
-    TensorboardXWriter,
-    get_event_storage,
-)
+from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 from torch import distributed
 from torch.multiprocessing import ProcessExitedException
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
-from torchvision.ops import roi_align
 
-from scanmill.augmentation import Augmentation, augment
-from scanmill.conversion import BOTTOM_UP, write_model
+from scanmill.conversion import write_model
 from scanmill.errors import UserError
-from scanmill.image_files import decode_reduced
-from scanmill.model_folders import WEIGHTS, is_backbone, read_card, replace_folder
 from scanmill.preflight import ADAMW, RATES, SGD, usual_rate
-from scanmill.preprocessing import read_image_file, reduction_before, resize, resized_shape
 from scanmill.progress import logger
-from scanmill.roi_pooling import pool_rois
-from scanmill.training_curves import draw_training
+from scanmill.training_hooks import (
+    Checkpoints,
+    Validation,
+    forget_later,
+    metric_files,
+    metrics_hook,
+)
+from scanmill.training_model import describe_start, prepare_model, start_from
+from scanmill.training_pages import Order, TrainingPages, as_input
 from scanmill.workers import die_with_parent
 
-#: Tensors that depend on the classes and anchors: of another shape, they start anew.
-RENEWABLE = (
-    "roi_heads.box_predictor.",
-    "roi_heads.mask_head.",
-    "proposal_generator.rpn_head.objectness_logits.",
-    "proposal_generator.rpn_head.anchor_deltas.",
-)
 #: WEIGHT_DECAY of AdamW (Liu et al., "A ConvNet for the 2020s", 2022).
 ADAMW_DECAY = 0.05
 #: Where the learning rate falls, of all iterations, and the least length of the warm-up's share.
@@ -80,11 +59,6 @@ WARMUP = 0.1
 #: Images of a GPU's batch below which statistics of BatchNorm are those of the model that training
 #: starts from.
 STEADY_BATCH = 8
-#: What sides of batches are multiples of on a GPU. With Detectron2's 32, nearly every batch has a shape
-#: of its own, and planning took 75 of 230 ms per iteration (ResNet-18, 16 pages, H100).
-GPU_DIVISOR = 128
-#: Batches among whose pages the wide ones come last.
-SORTED = 20
 #: What epochs and pages decide, unless it is given.
 SOLVER = (
     "SOLVER.IMS_PER_BATCH",
@@ -93,9 +67,6 @@ SOLVER = (
     "SOLVER.STEPS",
     "SOLVER.WARMUP_ITERS",
 )
-#: Iterations between two lines and entries of metrics.json; between two checkpoints.
-LOG_PERIOD = 20
-CHECKPOINT_PERIOD = 200
 #: How long processes wait for each other: for validation, by the first of them.
 PATIENCE = timedelta(days=1)
 
@@ -156,274 +127,11 @@ def training_config(
     return config
 
 
-# Weights ------------------------------------------------------------------------------------------
-
-
-class Start(NamedTuple):
-    """Which tensors of a model come from the model it starts from."""
-
-    kept: list[str]
-    renewed: list[str]
-    """Of another shape, or with classes of other names."""
-    missing: list[str]
-    """Not in the model that training starts from."""
-    left: list[str]
-    """Only in that one."""
-
-
-def start_from(model: torch.nn.Module, folder: Path | None, classes: Sequence[str]) -> Start:
-    """Give a model the weights of a model folder, as far as they are of the same parts.
-
-    Raises UserError where the architecture is another: a tensor that depends neither on classes nor on
-    anchors is missing or of another shape.
-    """
-    state = model.state_dict()
-    if folder is None:
-        return Start([], [], list(state), [])
-    card = read_card(folder)
-    tensors = safetensors.torch.load_file(folder / WEIGHTS)
-    if is_backbone(card):
-        tensors = {BOTTOM_UP + name: tensor for name, tensor in tensors.items()}
-        needed = [name for name in state if name.startswith(BOTTOM_UP)]
-    else:
-        needed = [name for name in state if not name.startswith(RENEWABLE)]
-    other_classes = card["classes"] != list(classes)
-    kept, renewed, missing = [], [], []
-    for name, own in state.items():
-        tensor = tensors.get(name)
-        predicts = name.startswith(("roi_heads.box_predictor.", "roi_heads.mask_head.predictor."))
-        if tensor is None:
-            missing.append(name)
-        elif tensor.shape != own.shape or (other_classes and predicts):
-            renewed.append(name)
-        else:
-            own.copy_(tensor)
-            kept.append(name)
-    wrong = [name for name in needed if name not in kept]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise UserError(
-            f"Training cannot start from {folder}: it is of another architecture ({', '.join(wrong[:5])}"
-            f"{more} are missing there or of another shape). Take its own config.yaml, or another model."
-        )
-    return Start(kept, renewed, missing, [name for name in tensors if name not in state])
-
-
-def describe_start(start: Start, folder: Path | None) -> list[str]:
-    """Lines for the log: which tensors were kept, renewed, missing."""
-    if folder is None:
-        return [
-            f"training starts from nothing: all {len(start.missing)} tensors are drawn at random"
-        ]
-    lines = [f"from {folder}: {len(start.kept)} tensors kept"]
-    for what, names in (
-        ("drawn anew, since classes or anchors are others", start.renewed),
-        ("drawn at random, since they are not there", start.missing),
-        ("left out, since this model has no such part", start.left),
-    ):
-        if names:
-            lines.append(f"{len(names)} {what}: {', '.join(names)}")
-    return lines
-
-
-class TrainingRoiAlign(torch.nn.Module):
-    """RoIAlign in float32, whatever the precision: under autocast Detectron2 casts boxes to the
-    features' type, and bfloat16 has coordinates up to 4 px off."""
-
-    def __init__(self, layer: ROIAlign) -> None:
-        """As the Detectron2 layer `layer`."""
-        super().__init__()
-        size, scale, ratio = layer.output_size, layer.spatial_scale, layer.sampling_ratio
-        self.options = (size, scale, ratio, layer.aligned)
-
-    def forward(self, features: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
-        """(R, C, S, S) of the features' type from (N, C, H, W) and (R, 5) page and box."""
-        with torch.autocast(features.device.type, enabled=False):
-            if features.is_cuda:
-                pooled = roi_align(features.float().contiguous(), rois.float(), *self.options)
-            else:
-                pooled = pool_rois(features.float(), rois.float(), *self.options)
-        return pooled.to(features.dtype)  # As ROIPooler expects.
-
-
-def prepare_model(config: CfgNode, steady: bool) -> torch.nn.Module:
-    """A model to train, in channels_last; with `steady`, BatchNorm keeps its statistics.
-
-    On a GPU, sides of its batches are multiples of 128: cuDNN plans a convolution for each shape anew.
-    """
-    model = build_model(config).train()
-    if config.MODEL.DEVICE == "cuda":
-        divisor = math.lcm(model.backbone.size_divisibility, GPU_DIVISOR)
-        model.backbone._size_divisibility = divisor
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, ROIAlign):
-                setattr(module, name, TrainingRoiAlign(child))
-        if steady and isinstance(module, _BatchNorm):
-            module.eval()
-    return model.to(memory_format=torch.channels_last)
-
-
-# Pages --------------------------------------------------------------------------------------------
-
-
-class TrainingPages:
-    """Annotated pages as Detectron2 trains on them; a map-style dataset of (iteration's place, page)."""
-
-    def __init__(
-        self,
-        truth: Mapping[str, Any],
-        images: Path,
-        config: CfgNode,
-        color: str,
-        seed: int,
-        reduced: Path,
-    ) -> None:
-        """`truth` is COCO with ids from 1 in class order, `images` the folder of its file names;
-        `color` is `grey`, `BGR` or `RGB`. In `reduced`, pages far larger than they are trained on are
-        kept as they are decoded: a page of 600 dpi takes seconds."""
-        self.images, self.color, self.seed, self.reduced = images, color, seed, reduced
-        self.sizes, self.longest = config.INPUT.MIN_SIZE_TRAIN, config.INPUT.MAX_SIZE_TRAIN
-        self.batch = config.SOLVER.IMS_PER_BATCH
-        self.augmentation = Augmentation()
-        objects: dict[int, list[dict]] = {image["id"]: [] for image in truth["images"]}
-        for each in truth["annotations"]:
-            objects[each["image_id"]].append(each)
-        self.pages = [
-            (image, objects[image["id"]])
-            for image in truth["images"]
-            if objects[image["id"]] or not config.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        ]
-        self.wide = np.array([image["width"] > image["height"] for image, _ in self.pages], bool)
-
-    def __len__(self) -> int:
-        """Number of pages."""
-        return len(self.pages)
-
-    def __getitem__(self, at: tuple[int, int]) -> dict[str, Any]:
-        """Page `at[1]`, varied as the place `at[0]` in the order of training says."""
-        place, index = at
-        image, objects = self.pages[index]
-        rng = np.random.default_rng([self.seed, place])
-        pixels, reduction = self._read(image)
-        boxes = np.array([each["bbox"] for each in objects], np.float32).reshape(-1, 4) / reduction
-        boxes[:, 2:] += boxes[:, :2]
-        polygons = [
-            [np.asarray(part, np.float32) / reduction for part in each["segmentation"]]
-            for each in objects
-        ]
-        pixels, boxes, polygons, keep = augment(pixels, boxes, polygons, self.augmentation, rng)
-        height, width = pixels.shape[:2]
-        # One size for a batch: its pages are padded to the largest.
-        size = np.random.default_rng([self.seed, place // self.batch, 2]).choice(self.sizes)
-        shape = resized_shape(height, width, int(size), self.longest)
-        pixels = resize(pixels, *shape)
-        zoom = np.array([shape[1] / width, shape[0] / height], np.float32)
-        if pixels.ndim == 2:
-            pixels = pixels[..., None]
-        elif self.color == "RGB":
-            pixels = pixels[..., ::-1]
-        # A mask of an object that has but a box is the box.
-        chosen = [polygons[i] or [_corners(boxes[i])] for i in np.flatnonzero(keep)]
-        class_ids = np.array([each["category_id"] - 1 for each in objects], np.int64)
-        # Arrays through a pipe, not tensors in shared memory, of which containers have little.
-        return {
-            "image": np.array(pixels.transpose(2, 0, 1), order="C"),
-            "boxes": boxes[keep] * np.tile(zoom, 2),
-            "classes": class_ids[keep],
-            "polygons": [
-                [part * np.tile(zoom, len(part) // 2) for part in each] for each in chosen
-            ],
-            "file_name": image["file_name"],
-        }
-
-    def _read(self, image: Mapping[str, Any]) -> tuple[np.ndarray, int]:
-        """The page as it is decoded for detection, and by how much it is smaller than the image."""
-        height, width = image["height"], image["width"]
-        shape = resized_shape(height, width, max(self.sizes), self.longest)
-        reduction = reduction_before(max(shape[0] / height, shape[1] / width))
-        kept, grey = self.reduced / f"{image['id']}.png", self.color == "grey"
-        if reduction > 1 and kept.exists():
-            data, rest = kept.read_bytes(), 1
-        else:
-            data, rest = read_image_file(str(self.images / image["file_name"])).data, reduction
-        pixels = decode_reduced(data, rest, grey)
-        if pixels is None:
-            raise UserError(
-                f"{self.images / image['file_name']} cannot be decoded. Prepare the dataset again."
-            )
-        if rest > 1:
-            draft = kept.with_suffix(f".{os.getpid()}.tmp")
-            kept.parent.mkdir(exist_ok=True)
-            draft.write_bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1])
-            os.replace(draft, kept)
-        if pixels.ndim == 2 and not grey:
-            pixels = np.repeat(pixels[..., None], 3, axis=2)
-        return pixels, reduction
-
-
-def as_input(page: Mapping[str, Any], masks: bool) -> dict[str, Any]:
-    """A page of TrainingPages as Detectron2's models take it."""
-    instances = Instances(page["image"].shape[1:])
-    instances.gt_boxes = Boxes(torch.from_numpy(page["boxes"]))
-    instances.gt_classes = torch.from_numpy(page["classes"])
-    if masks:
-        instances.gt_masks = PolygonMasks(page["polygons"])
-    return {"image": torch.from_numpy(page["image"]), "instances": instances}
-
-
-def _corners(box: np.ndarray) -> np.ndarray:
-    x_min, y_min, x_max, y_max = box
-    return np.array([x_min, y_min, x_max, y_min, x_max, y_max, x_min, y_max], np.float32)
-
-
-class Order:
-    """Batches of (place, page), page after page in a new order each epoch, from an iteration on.
-
-    Of pages that follow each other, wide ones come last, so that few batches have both kinds: each page
-    of a batch is padded to its widest and its highest.
-    """
-
-    def __init__(
-        self,
-        wide: np.ndarray,
-        batch: int,
-        seed: int,
-        start: int,
-        end: int,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
-        """Of iterations `start` to `end`, and of each batch the part of process `rank` of `ranks`;
-        `wide` (N,) bool says which pages are wider than high."""
-        self.wide, self.batch, self.seed, self.start, self.end = wide, batch, seed, start, end
-        self.rank, self.ranks = rank, ranks
-
-    def __len__(self) -> int:
-        """Number of batches."""
-        return self.end - self.start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """The batches."""
-        epoch, order, pages = -1, np.zeros(0, np.int64), len(self.wide)
-        for iteration in range(self.start, self.end):
-            batch = []
-            for place in range(iteration * self.batch, (iteration + 1) * self.batch):
-                if place // pages != epoch:
-                    epoch = place // pages
-                    order = np.random.default_rng([self.seed, epoch, 1]).permutation(pages)
-                    order = order[
-                        np.lexsort((self.wide[order], np.arange(pages) // (SORTED * self.batch)))
-                    ]
-                batch.append((place, int(order[place % pages])))
-            yield batch[self.rank :: self.ranks]
+# The loop -----------------------------------------------------------------------------------------
 
 
 def _as_it_is(batch: list[dict]) -> list[dict]:
     return batch
-
-
-# The loop -----------------------------------------------------------------------------------------
 
 
 class Trainer(TrainerBase):
@@ -644,140 +352,6 @@ def write_checkpoint(saved: Mapping[str, Any], path: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
-# Hooks --------------------------------------------------------------------------------------------
-
-
-class Checkpoints(hooks.HookBase):
-    """Saves every CHECKPOINT_PERIOD iterations, at each better model, and behind the last."""
-
-    def after_step(self) -> None:
-        """Save, if it is time."""
-        done = self.trainer.iter + 1
-        self.trainer.finished |= done == self.trainer.max_iter
-        better = self.trainer.best["iteration"] == done
-        if done % CHECKPOINT_PERIOD == 0 or better or self.trainer.finished:
-            self.trainer.save()
-
-
-class Validation(hooks.HookBase):
-    """Validates every TEST.EVAL_PERIOD iterations; the best model is kept as a model folder."""
-
-    def __init__(
-        self,
-        validate: Callable[[Path], Mapping[str, float]],
-        write: Callable[[Path, torch.nn.Module], None],
-        patience: int | None,
-        writers: Sequence[EventWriter],
-    ) -> None:
-        """`write` makes a model folder of the model, `validate` gives its figures, `AP` among them.
-        `writers` write the latest figures, which may be of several validations by their own time."""
-        self.validate, self.write, self.patience = validate, write, patience
-        self.writers = writers
-
-    def after_step(self) -> None:
-        """Validate, if it is time."""
-        trainer, done = self.trainer, self.trainer.iter + 1
-        period = trainer.config.TEST.EVAL_PERIOD
-        if not (period and done % period == 0) and done != trainer.max_iter:
-            return
-        if not trainer.rank:
-            self._judge(trainer, done)
-        state = comm.all_gather((trainer.best, trainer.finished))
-        trainer.best, trainer.finished = state[0]
-
-    def _judge(self, trainer: Trainer, done: int) -> None:
-        draft = trainer.folder / "candidate"
-        self.write(draft, trainer.average.module if trainer.average else trainer.model)
-        figures = {name: float(value) for name, value in self.validate(draft).items()}
-        get_event_storage().put_scalars(**figures, smoothing_hint=False)
-        for writer in self.writers:
-            writer.write()
-        logger.info(
-            "iteration %d: %s (best so far %.2f)",
-            done,
-            ", ".join(f"{name} {value:.2f}" for name, value in figures.items()),
-            max(figures["AP"], trainer.best["AP"]),
-        )
-        if figures["AP"] > trainer.best["AP"]:
-            replace_folder(draft, trainer.folder / "best")
-            trainer.best = {"AP": figures["AP"], "iteration": done}
-        shutil.rmtree(draft, ignore_errors=True)
-        since = (done - trainer.best["iteration"]) / max(1, trainer.config.TEST.EVAL_PERIOD)
-        if self.patience and since >= self.patience:
-            logger.info("no better model in %d validations: training ends", self.patience)
-            trainer.finished = True
-
-
-class LogLines(EventWriter):
-    """One line for the log: iteration, losses, learning rate, time left."""
-
-    def __init__(self, most: int) -> None:
-        """Of `most` iterations."""
-        self.most, self.said = most, -1
-
-    def write(self) -> None:
-        """Log what the storage has, once: it is asked again behind the last iteration."""
-        storage = get_event_storage()
-        if storage.iter == self.said:
-            return
-        self.said = storage.iter
-        losses = [
-            f"{name.removeprefix('loss_')} {history.median(LOG_PERIOD):.3f}"
-            for name, history in storage.histories().items()
-            if "loss" in name
-        ]
-        with contextlib.suppress(KeyError):
-            seconds = storage.history("time").median(LOG_PERIOD)
-            rate = storage.history("lr").latest()
-            left = round(seconds * (self.most - storage.iter - 1))
-            logger.info(
-                "iteration %d of %d: %s, learning rate %.2g, %.2f s each, %d:%02d:%02d left",
-                storage.iter + 1,
-                self.most,
-                ", ".join(losses),
-                rate,
-                seconds,
-                left // 3600,
-                left // 60 % 60,
-                left % 60,
-            )
-
-
-class Curves(EventWriter):
-    """Draws metrics.json anew."""
-
-    def __init__(self, folder: Path) -> None:
-        """`folder` holds metrics.json."""
-        self.folder = folder
-
-    def write(self) -> None:
-        """Draw, some lines apart."""
-        if (get_event_storage().iter + 1) % (5 * LOG_PERIOD) == 0:
-            draw_training(read_metrics(self.folder), self.folder / "training.png")
-
-    def close(self) -> None:
-        """Draw the whole run."""
-        draw_training(read_metrics(self.folder), self.folder / "training.png")
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The lines of metrics.json; a last one that was cut off by a kill is left out."""
-    path, lines = folder / "metrics.json", []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
-    return lines
-
-
-def _forget_later(folder: Path, iteration: int) -> None:
-    """Drop lines of metrics.json from `iteration` on: they come again."""
-    lines = [line for line in read_metrics(folder) if line["iteration"] < iteration]
-    if lines or (folder / "metrics.json").exists():
-        text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
-        (folder / "metrics.json").write_text(text, encoding="utf-8")
-
-
 # Training -----------------------------------------------------------------------------------------
 
 
@@ -910,11 +484,8 @@ def _train(run: _Run) -> None:
 
     files: list[EventWriter] = []
     if not trainer.rank:
-        _forget_later(state, first)
-        files = [
-            JSONWriter(str(state / "metrics.json"), window_size=LOG_PERIOD),
-            TensorboardXWriter(str(state / "tensorboard"), window_size=LOG_PERIOD),
-        ]
+        forget_later(state, first)
+        files = metric_files(state)
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
@@ -924,7 +495,6 @@ def _train(run: _Run) -> None:
         ]
     )
     if not trainer.rank:
-        writers = [LogLines(most), *files, Curves(state)]
-        trainer.register_hooks([hooks.PeriodicWriter(writers, period=LOG_PERIOD)])
+        trainer.register_hooks([metrics_hook(state, most, files)])
     if not trainer.finished:
         trainer.train(first, most)

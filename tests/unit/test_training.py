@@ -14,23 +14,14 @@ from detectron2.config import get_cfg
 from detectron2.layers import ROIAlign
 from torchvision.ops import roi_align
 
-from scanmill import training
+from scanmill import training, training_hooks, training_model, training_pages
 from scanmill.configs import dump_config, load_config, resolve
 from scanmill.detector import Detector
 from scanmill.errors import UserError
 from scanmill.model_folders import CONFIG, WEIGHTS, check_model, read_card, read_config
-from scanmill.training import (
-    Order,
-    TrainingPages,
-    TrainingRoiAlign,
-    describe_start,
-    make_optimizer,
-    prepare_model,
-    start_from,
-    train,
-    training_config,
-    write_checkpoint,
-)
+from scanmill.training import make_optimizer, train, training_config, write_checkpoint
+from scanmill.training_model import TrainingRoiAlign, describe_start, prepare_model, start_from
+from scanmill.training_pages import Order, TrainingPages
 
 CLASSES = ["block", "frame"]
 SMALL = [
@@ -289,7 +280,9 @@ def test_large_pages_are_decoded_once(dataset, tmp_path, monkeypatch):
     for place, page in enumerate(first):
         assert np.abs(page["boxes"] - small[(place, 2)]["boxes"]).max() < 1
     assert not (tmp_path / "none").exists()
-    monkeypatch.setattr(training, "read_image_file", None)  # Would fail: it is not called again.
+    monkeypatch.setattr(
+        training_pages, "read_image_file", None
+    )  # Would fail: it is not called again.
     for place, page in enumerate(first):
         again = pages[(place, 2)]
         assert np.array_equal(page["image"], again["image"])
@@ -344,14 +337,14 @@ def test_gradients_are_clipped_as_detectron2_clips_them(kind, order, optimizer):
 
 @pytest.mark.parametrize(("device", "divisor"), [("cpu", 32), ("cuda", 128)])
 def test_batches_of_a_gpu_have_few_shapes(device, divisor, monkeypatch):
-    build = training.build_model
+    build = training_model.build_model
 
     def build_here(config):
         config = config.clone()
         config.MODEL.DEVICE = "cpu"
         return build(config)
 
-    monkeypatch.setattr(training, "build_model", build_here)
+    monkeypatch.setattr(training_model, "build_model", build_here)
     config = config_of("MODEL.DEVICE", device)
     config.MODEL.DEVICE = device
     model = prepare_model(config, steady=False)
@@ -448,7 +441,7 @@ def test_error_of_a_process_is_told_as_that_of_the_training(dataset, tmp_path):
 
 
 def test_model_learns_and_comes_out_as_a_model_folder(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "LOG_PERIOD", 10)
+    monkeypatch.setattr(training_hooks, "LOG_PERIOD", 10)
     seen = []
 
     def validate(folder):
@@ -479,8 +472,8 @@ class Stopped(Exception):
 
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_run_that_was_stopped_goes_on_as_if_it_had_not_been(dataset, tmp_path, monkeypatch, decay):
-    monkeypatch.setattr(training, "LOG_PERIOD", 2)
-    monkeypatch.setattr(training, "CHECKPOINT_PERIOD", 4)
+    monkeypatch.setattr(training_hooks, "LOG_PERIOD", 2)
+    monkeypatch.setattr(training_hooks, "CHECKPOINT_PERIOD", 4)
     config = config_of("TEST.EVAL_PERIOD", 4, "SOLVER.MAX_ITER", 12, "SOLVER.AVERAGING", decay)
     figures = {4: 5.0, 8: 9.0, 12: 7.0}
     validated = []
@@ -534,7 +527,7 @@ def test_training_ends_when_nothing_better_comes(dataset, tmp_path):
 
 
 def test_loss_that_is_no_number_stops_and_keeps_the_last_good_model(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_PERIOD", 2)
+    monkeypatch.setattr(training_hooks, "CHECKPOINT_PERIOD", 2)
     step = training.Trainer.run_step
 
     def spoil(trainer):
