@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pypdfium2
+import pytest
 import torch
 import yaml
 
@@ -33,6 +34,12 @@ SETTINGS = {
 }
 DPI = 100
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def skip_without_bfloat16(device):
+    """On a CPU it takes AVX512; without it, `detection.precision: bfloat16` is refused."""
+    if device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor has no instructions for bfloat16")
 
 
 def copy_model(folder, **config):

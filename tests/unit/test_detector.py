@@ -22,6 +22,7 @@ from detecting import (
     detect,
     draw_pages,
     pixels,
+    skip_without_bfloat16,
 )
 from PIL import ExifTags, Image
 from scores import between
@@ -150,6 +151,8 @@ def test_polygons_outline_detectron2s_masks(alone, expected, images):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_page_of_a_batch_of_16_is_as_a_page_alone(device, images, precision):
     """In any order, at any place, beside any pages."""
+    if precision == "bfloat16":
+        skip_without_bfloat16(device)
     detector = Detector(SHIPPED, {**SETTINGS, "precision": precision}, device, 16)
     ready = [pixels(detector, image) for image in images]
     alone = [
@@ -297,6 +300,7 @@ def test_page_that_met_a_cap_says_so(detector, images, monkeypatch):
 
 
 def test_bfloat16_is_near_float32(device, alone, images):
+    skip_without_bfloat16(device)
     detector = Detector(SHIPPED, {**SETTINGS, "precision": "bfloat16"}, device)
     assert detector.precision == "bfloat16"
     _, (found,) = detect(detector, [pixels(detector, images[0])], images[:1])

@@ -11,6 +11,7 @@ from detecting import (
     detect,
     draw_pages,
     pixels,
+    skip_without_bfloat16,
 )
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -95,6 +96,7 @@ def test_model_of_detectron2_gives_what_detectron2_gives(
 
 def test_layers_compute_in_the_type_of_their_weights(page, tmp_path):
     """All but the last, whose numbers are boxes, scores and masks."""
+    skip_without_bfloat16("cpu")
     name = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
     small = ["INPUT.MIN_SIZE_TEST", 160, *FPN_OF_18]
     folder = random_model(name, tmp_path / "model", small, [page])
@@ -147,6 +149,8 @@ def test_rois_are_pooled_as_detectron2_pools_them(threads, count):
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_rows_of_a_layer_do_not_depend_on_their_number(kind):
     """As without SteadyLayers they do: the last bits of a page would tell of its neighbours."""
+    if kind == torch.bfloat16:
+        skip_without_bfloat16("cpu")
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(300, 1030, generator=generator)
     maps = torch.randn(64, 16, 14, 14, generator=generator)
