@@ -280,9 +280,8 @@ def test_large_pages_are_decoded_once(dataset, tmp_path, monkeypatch):
     for place, page in enumerate(first):
         assert np.abs(page["boxes"] - small[(place, 2)]["boxes"]).max() < 1
     assert not (tmp_path / "none").exists()
-    monkeypatch.setattr(
-        training_pages, "read_image_file", None
-    )  # Would fail: it is not called again.
+    # Would fail: it is not called again.
+    monkeypatch.setattr(training_pages, "read_image_file", None)
     for place, page in enumerate(first):
         again = pages[(place, 2)]
         assert np.array_equal(page["image"], again["image"])
